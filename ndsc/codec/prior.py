@@ -1,0 +1,131 @@
+"""The latent prior: how likely each index is, in integers, so that any machine computes the same bits.
+
+Format version 0 has one kind, a static table for each residual stage. Frequencies are integers of at least 1 that
+add up to 2**16; no floating-point result ever reaches the entropy coder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ndsc.codec.errors import BundleError
+
+FREQUENCY_BITS: Final = 16
+FREQUENCY_TOTAL: Final = 1 << FREQUENCY_BITS
+MAX_STAGES: Final = 16
+
+_CODER_BITS: Final = 24
+"""The range coder's own resolution: constriction's default precision."""
+
+
+class _PriorFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: Literal["static-table"]
+    frequency_bits: Literal[16]
+    frequencies: Annotated[list[list[int]], Field(min_length=1, max_length=MAX_STAGES)]
+
+
+@dataclass(frozen=True, eq=False)
+class StaticPrior:
+    """One frequency table for each residual stage; an index's probability is its frequency / 2**16."""
+
+    frequencies: tuple[NDArray[np.uint32], ...]
+    """[codebook size] of each stage, every entry at least 1, sum 2**16. Read-only."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.frequencies) <= MAX_STAGES:
+            raise ValueError(f"a prior has 1 to {MAX_STAGES} stages, not {len(self.frequencies)}")
+        for stage, table in enumerate(self.frequencies):
+            # The coder cannot hold a certain symbol, so a codebook has at least two vectors.
+            if table.ndim != 1 or table.dtype != np.uint32 or not 2 <= table.size <= FREQUENCY_TOTAL:
+                raise ValueError(f"stage {stage}: not a uint32 table of 2 to {FREQUENCY_TOTAL} entries")
+            if int(table.min()) < 1 or int(table.sum(dtype=np.uint64)) != FREQUENCY_TOTAL:
+                raise ValueError(f"stage {stage}: frequencies must be at least 1 and add up to {FREQUENCY_TOTAL}")
+            table.flags.writeable = False
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Entries of each stage's table."""
+        return tuple(table.size for table in self.frequencies)
+
+    @classmethod
+    def from_counts(cls, counts: Sequence[NDArray[Any]]) -> Self:
+        """Build from how often each index was seen: one integer array [codebook size] for each stage.
+
+        Rule: every index gets 1; the other 2**16 - K parts are shared in proportion to the counts, rounded down;
+        what is left goes one each to the largest remainders, ties to the lower index. Counts that are all zero
+        count as all one. Raises ValueError for negative or fractional counts.
+        """
+        return cls(tuple(_normalise(np.asarray(stage)) for stage in counts))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read `prior.json`. Raises BundleError when it is not a valid prior."""
+        try:
+            parsed = _PriorFile.model_validate_json(data)
+            tables = []
+            for stage, table in enumerate(parsed.frequencies):
+                if any(not 1 <= frequency <= FREQUENCY_TOTAL for frequency in table):
+                    raise ValueError(f"stage {stage}: a frequency is outside 1 to {FREQUENCY_TOTAL}")
+                tables.append(np.array(table, dtype=np.uint32))
+            return cls(tuple(tables))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BundleError(f"prior.json is not a valid prior: {where}: {first['msg']}") from error
+        except ValueError as error:
+            raise BundleError(f"prior.json is not a valid prior: {error}") from error
+
+    def to_json(self) -> bytes:
+        """The one spelling of this prior as `prior.json`."""
+        tables = [table.tolist() for table in self.frequencies]
+        content = {"kind": "static-table", "frequency_bits": FREQUENCY_BITS, "frequencies": tables}
+        return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+    def ideal_bits(self, indices: NDArray[np.integer[Any]]) -> float:
+        """Information in indices [stages sent, h, w] under this prior: -Σ log2(frequency / 2**16)."""
+        total = 0.0
+        for table, stage in zip(self.frequencies, indices, strict=False):
+            total += stage.size * FREQUENCY_BITS - float(np.log2(table[stage]).sum())
+        return total
+
+    def max_bits(self, stage: int) -> float:
+        """Most bits that one index of `stage` can take in the range coder.
+
+        The coder maps frequency f of K entries to a width of at least 1 + ⌊f·(2**24 - K) / 2**16⌋ parts of 2**24,
+        and its 64-bit state loses at most log2(256/255) bits a symbol to rounding.
+        """
+        table = self.frequencies[stage]
+        width = 1 + int(table.min()) * ((1 << _CODER_BITS) - table.size) // FREQUENCY_TOTAL
+        return _CODER_BITS - math.log2(width) + math.log2(256 / 255)
+
+    def min_bits(self, stage: int) -> float:
+        """Fewest bits that one index of `stage` can take in the range coder (widths are at most 2 parts more)."""
+        table = self.frequencies[stage]
+        width = 2 + int(table.max()) * ((1 << _CODER_BITS) - table.size) // FREQUENCY_TOTAL
+        return max(0.0, _CODER_BITS - math.log2(width))
+
+
+def _normalise(counts: NDArray[Any]) -> NDArray[np.uint32]:
+    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or not 2 <= counts.size <= FREQUENCY_TOTAL:
+        raise ValueError(f"counts must be an integer array of 2 to {FREQUENCY_TOTAL} entries for each stage")
+    seen = [int(count) for count in counts]
+    if min(seen) < 0:
+        raise ValueError("counts must not be negative")
+    if not any(seen):
+        seen = [1] * len(seen)
+    total, shared = sum(seen), FREQUENCY_TOTAL - len(seen)
+    frequencies = [1 + count * shared // total for count in seen]
+    by_remainder = sorted(range(len(seen)), key=lambda i: (-(seen[i] * shared % total), i))
+    for i in by_remainder[: FREQUENCY_TOTAL - sum(frequencies)]:
+        frequencies[i] += 1
+    return np.array(frequencies, dtype=np.uint32)

@@ -1,0 +1,99 @@
+"""Checkpoints: one directory with safetensors and JSON, replaced as a whole. No pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ndsc.codec.errors import NdscError
+from training.config import ModelConfig, TrainConfig
+from training.model import ConditionalVQVAE
+
+
+class CheckpointError(NdscError):
+    """A checkpoint cannot be read or does not fit the run."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All of a run that the next step depends on."""
+
+    model_config: ModelConfig
+    train_config: TrainConfig
+    step: int
+    """Steps done."""
+    model: dict[str, Tensor]
+    averaged: dict[str, Tensor]
+    """Weights and codebooks averaged over steps: these are validated and exported."""
+    optimizer: dict[str, Tensor]
+    """Adam moments as `NAME.exp_avg` and so on, by parameter name."""
+    facts: dict[str, Any]
+    """What a model card needs: data, machine, seconds, validation history."""
+
+    def save(self, directory: Path) -> None:
+        """Write to `directory`, so that an interruption leaves the old or the new checkpoint and never half."""
+        unfinished = directory.with_name(directory.name + ".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for name in ("model", "averaged", "optimizer"):
+            tensors = {k: v.detach().cpu().contiguous() for k, v in getattr(self, name).items()}
+            save_file(tensors, unfinished / f"{name}.safetensors")
+        record = {"model_config": self.model_config.to_dict(), "train_config": self.train_config.to_dict(),
+                  "step": self.step, "facts": self.facts}
+        (unfinished / "checkpoint.json").write_text(json.dumps(record, indent=2) + "\n")
+        previous = directory.with_name(directory.name + ".old")
+        shutil.rmtree(previous, ignore_errors=True)
+        if directory.exists():
+            directory.rename(previous)
+        unfinished.rename(directory)
+        shutil.rmtree(previous, ignore_errors=True)
+
+    @classmethod
+    def load(cls, directory: Path) -> Checkpoint:
+        """Read a checkpoint. Raises CheckpointError with one line when it is missing or damaged."""
+        previous = directory.with_name(directory.name + ".old")
+        if not directory.exists() and previous.exists():  # stopped between the two renames of `save`
+            directory = previous
+        try:
+            record = json.loads((directory / "checkpoint.json").read_text())
+            tensors = {name: load_file(directory / f"{name}.safetensors")
+                       for name in ("model", "averaged", "optimizer")}
+            return cls(ModelConfig.from_dict(record["model_config"]),
+                       TrainConfig.from_dict(record["train_config"]),
+                       record["step"], facts=record["facts"], **tensors)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointError(f"{directory}: not a checkpoint ({error})") from error
+
+    def averaged_model(self) -> ConditionalVQVAE:
+        """The codec with averaged weights, in evaluation mode."""
+        model = ConditionalVQVAE(self.model_config)
+        try:
+            model.load_state_dict(self.averaged)
+        except RuntimeError as error:
+            raise CheckpointError(f"the checkpoint's weights do not fit its own settings: {error}") from error
+        return model.eval()
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name (safetensors holds flat names only)."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {f"{names[parameter]}.{key}": value
+            for parameter, state in optimizer.state.items() for key, value in state.items()}
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        parameter_name, key = name.rsplit(".", 1)
+        parameter = parameters[parameter_name]
+        # Adam keeps its step counter on the CPU; moments live beside their parameter.
+        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)

@@ -1,0 +1,75 @@
+"""The dials of a codec and of a training run: small frozen dataclasses, stored as JSON in every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+
+class _JsonConfig:
+    """Round trip to plain JSON, refusing unknown keys (a misspelt setting must not pass silently)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, tuples as lists."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from `to_dict` output. Raises ValueError on an unknown key."""
+        names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        unknown = set(values) - names
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no setting {sorted(unknown)}; it has {sorted(names)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class ModelConfig(_JsonConfig):
+    """A conditional VQ-VAE of the paper's 8x family, small enough for a CPU."""
+
+    channels: int = 128
+    """Width of all work at 1/8 resolution."""
+    quarter_channels: int = 64
+    """Width of all work at 1/4 resolution (decoder only)."""
+    encoder_blocks: int = 6
+    side_blocks: int = 3
+    decoder_blocks: int = 4
+    """Blocks after the side information is merged, at 1/8 and again at 1/4 resolution."""
+    latent_dimension: int = 32
+    """Length of a codebook vector (64 in the paper)."""
+    codebook_sizes: tuple[int, ...] = (256, 256, 256)
+    """Codebook size of each residual stage; rate level i sends the first i + 1 stages."""
+    alignment: bool = True
+    """Row attention from the first decode of x to features of y; without it y is concatenated as in the paper."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a frame to one position of the index grid, each way."""
+        return 8
+
+
+@dataclass(frozen=True)
+class TrainConfig(_JsonConfig):
+    """One training run. Everything that changes the losses is here, so that a resumed run is the same run."""
+
+    steps: int = 2500
+    batch_size: int = 8
+    crop_height: int = 128
+    crop_width: int = 256
+    learning_rate: float = 1e-3
+    learning_rate_warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0
+    commitment: float = 0.25
+    """Weight of the commitment loss (paper, stereo: 0.25)."""
+    distortion_weight: float = 100.0
+    """Weight of the MSE on [0, 1] pixels: puts it on the commitment loss's scale (latents of unit size)."""
+    side_dropout: float = 0.25
+    """Share of samples decoded without side information; 1.0 trains the twin that never sees it."""
+    synthetic_share: float = 0.15
+    """Share of samples from the synthetic drive; 1.0 needs no pairs at all."""
+    unquantized_steps: int = 200
+    """Steps before the codebooks start from k-means on the encoder's outputs."""
+    weights_ema: float = 0.998
+    """Decay of the averaged weights that are validated and exported."""
+    seed: int = 0
