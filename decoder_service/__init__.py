@@ -1,0 +1,1 @@
+"""The decoder server: takes compressed frames and side information, decodes, serves pictures."""

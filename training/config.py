@@ -11,7 +11,8 @@ class _JsonConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, tuples as lists."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        values = asdict(self)  # type: ignore[call-overload]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -167,6 +167,22 @@ def validate(checkpoint: Checkpoint, frames: list[tuple[Frame, Frame]], device: 
             "entropy_bpp": (np.cumsum(bits) / pixels).round(4).tolist()}
 
 
+@torch.no_grad()
+def count_indices(checkpoint: Checkpoint, pairs: list[Pair], drives: list[Pair], device: torch.device,
+                  batch_count: int = 16) -> list[list[int]]:
+    """How often each index of each stage is chosen on fresh training batches: the static prior's source."""
+    model = checkpoint.averaged_model().to(device)
+    config, sizes = checkpoint.train_config, checkpoint.model_config.codebook_sizes
+    counts = [np.zeros(size, np.int64) for size in sizes]
+    first = config.steps + 100  # steps past the end: samples no training step sees
+    for step in range(first, first + batch_count):
+        source = make_batch(pairs, drives, config, len(sizes), step).tensors(device)[0]
+        indices = model.quantizer(model.encoder(source)).indices.cpu()
+        for s, size in enumerate(sizes):
+            counts[s] += np.bincount(indices[:, s].flatten().numpy(), minlength=size)
+    return [c.tolist() for c in counts]
+
+
 def train(run: Run, pairs: list[Pair], drives: list[Pair]) -> Iterator[StepLoss]:
     """Steps from where the run stands to its end; yields each step's losses."""
     for batch in batches(pairs, drives, run.config, run.levels, run.step):
@@ -225,8 +241,13 @@ def main(  # noqa: PLR0913 - one flag for each dial
         run.restore(Checkpoint.load(latest))
         console.print(f"continuing {output} at step {run.step}")
     output.mkdir(parents=True, exist_ok=True)
+    log_path = output / "log.jsonl"
+    if log_path.exists():  # steps after the checkpoint are done again
+        kept = [line for line in log_path.read_text().splitlines(keepends=True)
+                if line.endswith("\n") and json.loads(line)["step"] <= run.step]
+        log_path.write_text("".join(kept))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress, (output / "log.jsonl").open("a") as log:
+    with Progress(*columns, console=console) as progress, log_path.open("a", buffering=1) as log:
         task = progress.add_task("training", total=steps, completed=run.step)
         for losses in train(run, loaded, rendered):
             progress.update(task, completed=losses.step, description=f"{losses.psnr:.2f} dB")
@@ -234,6 +255,7 @@ def main(  # noqa: PLR0913 - one flag for each dial
                                   "commitment": round(losses.commitment, 5)}) + "\n")
             if losses.step % validate_every == 0 or losses.step == steps:
                 checkpoint = run.checkpoint()
+                run.facts["index_counts"] = count_indices(checkpoint, loaded, rendered, run.device)
                 if val_frames:
                     scores = validate(checkpoint, val_frames, run.device)
                     run.facts["validation"].append({"step": losses.step, **scores})

@@ -1,0 +1,1 @@
+"""Frame ↔ indices ↔ bytes. Knows no gRPC and no torch."""

@@ -1,9 +1,11 @@
 """Range coding of indices with constriction, in the one way whose output is part of the bitstream.
 
-constriction turns a table into fixed point in the table's own floating-point type, so float32 and float64 tables
-of the same numbers give different bits. Only one constructor is used here: integer frequencies, as float64,
-`perfect=False`. It never reports damage: any bytes decode to plausible indices, and it allocates whatever count
-it is told. Callers therefore take the count from the geometry, never from the wire, and check the result.
+constriction turns a table into fixed point in the table's own floating-point type, so float32 and float64
+tables of the same numbers give different bits. Only one constructor is used here: integer frequencies, as
+float64, `perfect=False`. It rarely reports damage (an AssertionError, where the bytes point into the small
+part of its range that belongs to no symbol); otherwise any bytes decode to plausible indices, and it
+allocates whatever count it is told. Callers therefore take the count from the geometry, never from the wire,
+and check the result.
 """
 
 from __future__ import annotations
@@ -11,25 +13,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import constriction
 import numpy as np
-from constriction.stream.model import Categorical
-from constriction.stream.queue import RangeDecoder, RangeEncoder
 from numpy.typing import NDArray
+
+from ndsc.codec.errors import PayloadCorruptError
 
 Tables = Sequence[NDArray[np.uint32]]
 """Integer frequencies [codebook size] of each stage."""
 
 
 def _model(frequencies: NDArray[np.uint32]) -> Any:
-    return Categorical(frequencies.astype(np.float64), perfect=False)
+    return constriction.stream.model.Categorical(frequencies.astype(np.float64), perfect=False)
 
 
 def encode(stages: Sequence[NDArray[np.int32]], tables: Tables) -> bytes:
     """Code each stage's indices in raster order, one stage after the other: little-endian uint32 words.
 
-    `stages[s]` is int32 of any shape with values in [0, len(tables[s])). There may be more tables than stages.
+    `stages[s]` is int32 of any shape with values in [0, len(tables[s])). There may be more tables than
+    stages.
     """
-    coder = RangeEncoder()
+    coder = constriction.stream.queue.RangeEncoder()
     for indices, frequencies in zip(stages, tables, strict=False):
         coder.encode(np.ascontiguousarray(indices, dtype=np.int32).ravel(), _model(frequencies))
     words: NDArray[np.uint32] = coder.get_compressed()
@@ -37,10 +41,18 @@ def encode(stages: Sequence[NDArray[np.int32]], tables: Tables) -> bytes:
 
 
 def decode(data: bytes, counts: Sequence[int], tables: Tables) -> list[NDArray[np.int32]]:
-    """Read `counts[s]` indices of each stage from the words of `encode`: int32 [counts[s]], always inside the tables.
+    """Read `counts[s]` indices of each stage from the words of `encode`: int32 [counts[s]], always inside the
+    tables.
 
-    `len(data)` must be a multiple of 4. Damaged data gives wrong indices, not an error.
+        `len(data)` must be a multiple of 4. Damaged data mostly gives wrong indices and no error;
+    PayloadCorruptError where it points outside every symbol.
     """
-    coder = RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
-    return [coder.decode(_model(frequencies), count)
-            for count, frequencies in zip(counts, tables, strict=False)]
+    words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
+    coder = constriction.stream.queue.RangeDecoder(words)
+    try:
+        return [
+            coder.decode(_model(frequencies), count)
+            for count, frequencies in zip(counts, tables, strict=False)
+        ]
+    except AssertionError as error:
+        raise PayloadCorruptError("the coded bytes are damaged; ask for the frame again") from error

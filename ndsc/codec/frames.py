@@ -1,13 +1,12 @@
 """Frames: uint8 RGB arrays [height, width, 3], their sizes, padding, and image files.
 
-The codec works on whole strides. A frame of any size is padded at the bottom and right by repeating its last
-row and column, and cropped back after decoding.
+The codec works on whole strides. A frame of any size is padded at the bottom and right by repeating its
+last row and column, and cropped back after decoding.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +50,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Which frame sizes a bundle codes: 1 × 1 up to `max_side` a side and `max_pixels` in all, before padding."""
+    """Which frame sizes a bundle codes: from 1 × 1 up to both limits, counted before padding."""
 
     stride: int
     """Pixels of a frame to one position of the index grid, each way."""
@@ -64,8 +63,9 @@ class Geometry:
             raise GeometryError(f"a frame of {width}x{height} pixels is empty")
         if width > self.max_side or height > self.max_side or width * height > self.max_pixels:
             raise GeometryError(
-                f"a frame of {width}x{height} pixels is too large for this bundle (at most {self.max_side} a side "
-                f"and {self.max_pixels} pixels); scale it down")
+                f"a frame of {width}x{height} pixels is too large (this bundle: {self.max_side} a side "
+                f"and {self.max_pixels} pixels); scale it down"
+            )
 
     def grid(self, width: int, height: int) -> Grid:
         """Index grid of a frame of width × height pixels. Raises GeometryError like `check`."""
@@ -81,10 +81,13 @@ class Geometry:
 def check_frame(frame: object, name: str = "frame") -> Frame:
     """`frame` itself when it is uint8 [height, width, 3] with at least one pixel, else GeometryError."""
     if not isinstance(frame, np.ndarray):
-        raise GeometryError(f"{name} must be a uint8 RGB array [height, width, 3], not {type(frame).__name__}")
+        raise GeometryError(
+            f"{name} must be a uint8 RGB array [height, width, 3], not {type(frame).__name__}"
+        )
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise GeometryError(
-            f"{name} must be a uint8 RGB array [height, width, 3], not {frame.dtype} {list(frame.shape)}")
+            f"{name} must be a uint8 RGB array [height, width, 3], not {frame.dtype} {list(frame.shape)}"
+        )
     return frame
 
 
@@ -110,21 +113,22 @@ def to_uint8(pixels: NDArray[np.float32]) -> Frame:
 def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS, name: str = "image data") -> Frame:
     """PNG, JPEG, WebP, BMP, PPM or TIFF bytes → uint8 [H, W, 3].
 
-    Grey and palette images become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped (the colours under it
-    stay), and EXIF orientation is applied, as viewers do. Raises ImageError, whose message starts with `name`,
-    when the bytes are not such an image, are cut short, or declare more than `max_pixels` pixels.
+    Grey and palette images become RGB, 16-bit grey is scaled to 8 bits, alpha is dropped (the colours under
+    it stay), and EXIF orientation is applied, as viewers do. Raises ImageError, whose message starts with
+    `name`, when the bytes are not such an image, are cut short, or declare more than `max_pixels` pixels.
     """
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=_READABLE) as image:
-            warnings.simplefilter("ignore")  # Pillow warns of oddities in metadata that do not touch the pixels
+        with Image.open(io.BytesIO(data), formats=_READABLE) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(f"{name}: {width}x{height} pixels are too many, at most {max_pixels} are read")
+                raise ImageError(
+                    f"{name}: {width}x{height} pixels are too many, at most {max_pixels} are read"
+                )
             return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except Exception as error:  # Pillow's parsers raise a dozen types on damaged input
-        if isinstance(error, Image.DecompressionBombError):
+        if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
             raise ImageError(f"{name}: too many pixels, at most {max_pixels} are read") from error
         raise ImageError(f"{name}: not a readable PNG, JPEG, WebP, BMP, PPM or TIFF image") from error
 
@@ -140,7 +144,7 @@ def _to_rgb(image: Image.Image) -> Frame:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed scale")
     if image.mode == "P":
-        image = image.convert("RGBA")
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palette entries
     return np.array(image.convert("RGB"))
 
 
@@ -156,7 +160,8 @@ def read_image(path: str | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Frame:
 def encode_image(frame: Frame, image_format: str) -> bytes:
     """uint8 [H, W, 3] → image bytes; `image_format` is png, webp (lossless), jpg or jpeg (quality 95).
 
-    Raises ImageError for another format or a frame the format cannot hold, GeometryError when `frame` is no frame.
+    Raises ImageError for another format or a frame the format cannot hold, GeometryError when `frame` is no
+    frame.
     """
     check_frame(frame)
     known = _WRITABLE.get(image_format.lower())

@@ -1,7 +1,7 @@
 """The latent prior: how likely each index is, in integers, so that any machine computes the same bits.
 
-Format version 0 has one kind, a static table for each residual stage. Frequencies are integers of at least 1 that
-add up to 2**16; no floating-point result ever reaches the entropy coder.
+Format version 0 has one kind, a static table for each residual stage. Frequencies are integers of at least
+1 that add up to 2**16; no floating-point result ever reaches the entropy coder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class StaticPrior:
             if table.ndim != 1 or table.dtype != np.uint32 or not 2 <= table.size <= FREQUENCY_TOTAL:
                 raise ValueError(f"stage {stage}: not a uint32 table of 2 to {FREQUENCY_TOTAL} entries")
             if int(table.min()) < 1 or int(table.sum(dtype=np.uint64)) != FREQUENCY_TOTAL:
-                raise ValueError(f"stage {stage}: frequencies must be at least 1 and add up to {FREQUENCY_TOTAL}")
+                raise ValueError(
+                    f"stage {stage}: frequencies must be at least 1 and add up to {FREQUENCY_TOTAL}"
+                )
             table.flags.writeable = False
 
     @property
@@ -61,9 +63,9 @@ class StaticPrior:
     def from_counts(cls, counts: Sequence[NDArray[Any]]) -> Self:
         """Build from how often each index was seen: one integer array [codebook size] for each stage.
 
-        Rule: every index gets 1; the other 2**16 - K parts are shared in proportion to the counts, rounded down;
-        what is left goes one each to the largest remainders, ties to the lower index. Counts that are all zero
-        count as all one. Raises ValueError for negative or fractional counts.
+        Rule: every index gets 1; the other 2**16 - K parts are shared in proportion to the counts, rounded
+        down; what is left goes one each to the largest remainders, ties to the lower index. Counts that are
+        all zero count as all one. Raises ValueError for negative or fractional counts.
         """
         return cls(tuple(_normalise(np.asarray(stage)) for stage in counts))
 
@@ -101,22 +103,26 @@ class StaticPrior:
     def max_bits(self, stage: int) -> float:
         """Most bits that one index of `stage` can take in the range coder.
 
-        The coder maps frequency f of K entries to a width of at least 1 + ⌊f·(2**24 - K) / 2**16⌋ parts of 2**24,
-        and its 64-bit state loses at most log2(256/255) bits a symbol to rounding.
+        The coder maps frequency f of K entries to a width of at least 1 + ⌊f·(2**24 - K) / 2**16⌋ parts of
+        2**24, and its 64-bit state loses at most log2(256/255) bits a symbol to rounding.
         """
         table = self.frequencies[stage]
         width = 1 + int(table.min()) * ((1 << _CODER_BITS) - table.size) // FREQUENCY_TOTAL
         return _CODER_BITS - math.log2(width) + math.log2(256 / 255)
 
     def min_bits(self, stage: int) -> float:
-        """Fewest bits that one index of `stage` can take in the range coder (widths are at most 2 parts more)."""
+        """Fewest bits that one index of `stage` can take in the range coder; widths gain at most 2 parts."""
         table = self.frequencies[stage]
         width = 2 + int(table.max()) * ((1 << _CODER_BITS) - table.size) // FREQUENCY_TOTAL
         return max(0.0, _CODER_BITS - math.log2(width))
 
 
 def _normalise(counts: NDArray[Any]) -> NDArray[np.uint32]:
-    if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or not 2 <= counts.size <= FREQUENCY_TOTAL:
+    if (
+        counts.ndim != 1
+        or not np.issubdtype(counts.dtype, np.integer)
+        or not 2 <= counts.size <= FREQUENCY_TOTAL
+    ):
         raise ValueError(f"counts must be an integer array of 2 to {FREQUENCY_TOTAL} entries for each stage")
     seen = [int(count) for count in counts]
     if min(seen) < 0:

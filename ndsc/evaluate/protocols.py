@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from ndsc.codec.errors import GeometryError
+from ndsc.codec.frames import Frame
 
-Frame = npt.NDArray[np.uint8]
 Protocol = Callable[[Frame], Frame]
 
 CROP_HEIGHT, CROP_WIDTH = 370, 740
@@ -21,8 +20,8 @@ KITTI128_HEIGHT, KITTI128_WIDTH = 128, 256
 def kitti128(frame: Frame) -> Frame:
     """The KITTI protocol of the distributed-source-coding papers.
 
-    Centre crop to 370 rows by 740 columns, then Pillow's bilinear resize, which is antialiased, to 128 rows by
-    256 columns.
+    Centre crop to 370 rows by 740 columns, then Pillow's bilinear resize, which is antialiased, to 128 rows
+    by 256 columns.
 
     Args:
         frame: uint8 RGB [H, W, 3], at least 370 by 740.

@@ -1,16 +1,21 @@
 """Drawing: parallelograms into a z-buffer, then one texture lookup, light and haze for every pixel.
 
 With the camera at the origin, pixel (column, row) looks along d = (X, Y, 1), and a point of the plane of a
-parallelogram is P = d / w with w = 1 / depth. There w, and the position (s, t) along the two edges times w, are
-linear in X and Y: drawing costs three linear forms for each piece, and the second pass evaluates the texture
-position of the piece that won each pixel from the same forms.
+parallelogram is P = d / w with w = 1 / depth. There w, and the position (s, t) along the two edges times w,
+are linear in X and Y: drawing costs three linear forms for each piece, and the second pass evaluates the
+texture position of the piece that won each pixel from the same forms.
 """
+
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ndsc.scene.textures import Atlas, Float
-from ndsc.scene.world import Colour, Shape, Weather
+from ndsc.scene.atlas import Atlas
+from ndsc.scene.pieces import Shape
+from ndsc.scene.styles import Weather
+from ndsc.scene.textures import Float
 
 NEAR_M = 0.3
 """Nothing closer to the camera than this is drawn."""
@@ -35,7 +40,9 @@ class Pinhole:
 class _Faces:
     """The pieces that may be visible from one camera, with their linear forms over (X, Y, 1)."""
 
-    def __init__(self, pieces: NDArray[np.float64], camera: Pinhole, weather: Weather, sun: NDArray[np.float64]) -> None:
+    def __init__(
+        self, pieces: NDArray[np.float64], camera: Pinhole, weather: Weather, sun: NDArray[np.float64]
+    ) -> None:
         origin, right, up = pieces[:, 0:3], pieces[:, 3:6], pieces[:, 6:9]
         normal = np.cross(right, up)
         facing = np.einsum("ij,ij->i", normal, origin)
@@ -65,7 +72,9 @@ class _Faces:
         toward_sun[pieces[:, 18] == 0] = 0.45
         toward_sun[pieces[:, 19] == 1] = 0.62
         sky_seen = np.where(pieces[:, 19] == 1, 1.0, 0.78 + 0.22 * outward[:, 1])
-        light = np.asarray(weather.ambient) * sky_seen[:, None] + np.asarray(weather.sun) * toward_sun[:, None]
+        light = (
+            np.asarray(weather.ambient) * sky_seen[:, None] + np.asarray(weather.sun) * toward_sun[:, None]
+        )
         tinted = light * pieces[:, 14:17]
         cutout = self.shape == Shape.CUTOUT
         # Final colour = texture * (plain + alpha * extra); a cutout's alpha is coverage, so it is all plain.
@@ -91,12 +100,20 @@ def _bounding_boxes(pieces: NDArray[np.float64], camera: Pinhole) -> NDArray[np.
     big = 1e9
 
     def low(values: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-        return np.clip(np.ceil(np.where(valid, values, big).min(axis=1) - 1e-6), 0, limit)
+        edge: NDArray[np.float64] = np.where(valid, values, big).min(axis=1)
+        return np.clip(np.ceil(edge - 1e-6), 0, limit)
 
     def high(values: NDArray[np.float64], limit: int) -> NDArray[np.float64]:
-        return np.clip(np.floor(np.where(valid, values, -big).max(axis=1) + 1e-6) + 1, 0, limit)
+        edge: NDArray[np.float64] = np.where(valid, values, -big).max(axis=1)
+        edge = np.floor(edge + 1e-6) + 1
+        return np.clip(edge, 0, limit)
 
-    box = [low(column, camera.width), high(column, camera.width), low(row, camera.height), high(row, camera.height)]
+    box = [
+        low(column, camera.width),
+        high(column, camera.width),
+        low(row, camera.height),
+        high(row, camera.height),
+    ]
     return np.stack(box, axis=1).astype(np.int64)
 
 
@@ -117,7 +134,12 @@ class Canvas:
     """One view being drawn: a depth buffer and the number of the face that won each sample."""
 
     def __init__(
-        self, camera: Pinhole, atlas: Atlas, weather: Weather, sun: NDArray[np.float64], pieces: NDArray[np.float64]
+        self,
+        camera: Pinhole,
+        atlas: Atlas,
+        weather: Weather,
+        sun: NDArray[np.float64],
+        pieces: NDArray[np.float64],
     ) -> None:
         """
         :param pieces: float64 [count, FIELDS], origins relative to the camera; exactly one is the sky.
@@ -133,14 +155,17 @@ class Canvas:
         self._cast_shadows()
 
     def _form(self, form: list[float], rows: slice, columns: slice) -> Float:
-        """A linear form on part of the view; broadcastable to it, with one row or column if it is constant there."""
+        """A linear form on part of the view, broadcastable to it: one row or column where it is constant."""
+        x, y = self._camera.x[None, columns], self._camera.y[rows, None]
         value: Float
-        if form[1] == 0:
-            value = (self._camera.x[columns] * form[0] + form[2])[None, :]
+        if form[0] == form[1] == 0:
+            value = np.full((1, 1), form[2], np.float32)
+        elif form[1] == 0:
+            value = x * form[0] + form[2]
         elif form[0] == 0:
-            value = (self._camera.y[rows] * form[1] + form[2])[:, None]
+            value = y * form[1] + form[2]
         else:
-            value = (self._camera.x[columns] * form[0] + form[2])[None, :] + (self._camera.y[rows] * form[1])[:, None]
+            value = (x * form[0] + form[2]) + y * form[1]
         return value
 
     def _draw(self) -> None:
@@ -154,34 +179,68 @@ class Canvas:
             rows, columns = slice(top, bottom), slice(left, right)
             depth = self._depth[rows, columns]
             w = self._form(w_form, rows, columns)
-            wins: NDArray[np.bool_] = (w > depth) & (w < farthest)
+            wins: NDArray[np.bool_] = w > depth
             if not wins.any():
                 continue
-            s, t = self._form(s_form, rows, columns), self._form(t_form, rows, columns)
-            wins &= (s >= 0) & (s <= w)
-            wins &= t >= 0
-            wins &= np.abs(2 * s - w) <= w - t if shape == gable else t <= w
+            wins &= w < farthest
+            # An upright rectangle that faces the camera squarely fills its bounding box.
+            square = w_form[0] == w_form[1] == s_form[1] == t_form[0] == 0
             if shape == cutout:
-                wins &= self._opaque(index, rows, columns, w)
+                if square:
+                    wins &= self._opaque_square(index, rows, columns)
+                else:
+                    wins &= self._opaque(index, rows, columns, w)
+            if not square or shape == gable:
+                s, t = self._form(s_form, rows, columns), self._form(t_form, rows, columns)
+                wins &= (s >= 0) & (s <= w)
+                wins &= t >= 0
+                wins &= np.abs(2 * s - w) <= w - t if shape == gable else t <= w
             np.copyto(depth, w, where=wins)
             np.copyto(self._number[rows, columns], index, where=wins)
+
+    def _opaque_square(self, index: int, rows: slice, columns: slice) -> NDArray[np.bool_]:
+        """What :meth:`_opaque` gives, for a face seen squarely: one depth, one copy, a grid."""
+        faces, atlas = self._faces, self._atlas
+        z = 1 / float(faces.w[index, 2])
+        (ux, _, u1), (_, vy, v1) = faces.u[index].tolist(), faces.v[index].tolist()
+        material = int(faces.material[index])
+        log_width, log_height = int(atlas.log2_width[material]), int(atlas.log2_height[material])
+
+        def halvings(slope: float, most: int) -> int:
+            step = abs(slope) * z / self._camera.focal_px + 1e-6
+            return min(max(round(math.log2(step)), 0), most)
+
+        i, j = halvings(ux, log_width), halvings(vy, log_height)
+        width, height = 1 << (log_width - i), 1 << (log_height - j)
+        base = int(atlas.offsets[material, i, j])
+        picture: NDArray[np.bool_] = atlas.opaque[base : base + width * height].reshape(height, width)
+        column = np.floor((self._camera.x[columns] * ux + u1) * (z / 2**i)).astype(np.int32) & (width - 1)
+        row = np.floor((self._camera.y[rows] * vy + v1) * (z / 2**j)).astype(np.int32) & (height - 1)
+        opaque: NDArray[np.bool_] = picture[row][:, column]
+        return opaque
 
     def _opaque(self, index: int, rows: slice, columns: slice, w: Float) -> NDArray[np.bool_]:
         """Where the texture of a cutout covers the samples, broadcastable to that part of the view."""
         faces, atlas = self._faces, self._atlas
-        (ux, uy, u1), (vx, vy, v1), (wx, wy, _) = faces.u[index].tolist(), faces.v[index].tolist(), faces.w[index].tolist()
-        z = 1 / w
-        u, v = self._form([ux, uy, u1], rows, columns) * z, self._form([vx, vy, v1], rows, columns) * z
+        wx, wy, _ = faces.w[index].tolist()
+        # Samples of the bounding box that look past the plane have w <= 0; they never win.
+        z = 1 / np.maximum(w, np.float32(1e-4))
         scale = z * np.float32(1 / self._camera.focal_px)
-        across = np.maximum(np.abs(ux - u * wx), np.abs(uy - u * wy)) * scale + np.float32(1e-6)
-        along = np.maximum(np.abs(vx - v * wx), np.abs(vy - v * wy)) * scale + np.float32(1e-6)
+
+        def locate(form: list[float]) -> tuple[Any, Any]:
+            position = self._form(form, rows, columns) * z
+            step = np.maximum(np.abs(form[0] - position * wx), np.abs(form[1] - position * wy)) * scale
+            return position, step + np.float32(1e-6)
+
+        (u, across), (v, along) = locate(faces.u[index].tolist()), locate(faces.v[index].tolist())
         material = int(faces.material[index])
         log_width, log_height = int(atlas.log2_width[material]), int(atlas.log2_height[material])
-        i, j = np.clip(_log2(across), 0, log_width), np.clip(_log2(along), 0, log_height)
+        i = np.minimum(np.maximum(_log2(across), 0), log_width)
+        j = np.minimum(np.maximum(_log2(along), 0), log_height)
         base = atlas.offsets[material][i, j]
         column = np.floor(_halved(u, i)).astype(np.int32) & ((1 << (log_width - i)) - 1)
         row = np.floor(_halved(v, j)).astype(np.int32) & ((1 << (log_height - j)) - 1)
-        opaque: NDArray[np.bool_] = np.take(atlas.alpha, base + (row << (log_width - i)) + column) >= 128
+        opaque: NDArray[np.bool_] = np.take(atlas.opaque, base + (row << (log_width - i)) + column)
         return opaque
 
     def _cast_shadows(self) -> None:
@@ -194,17 +253,20 @@ class Canvas:
             ground = takes[rows, columns]
             if not ground.any():
                 continue
-            w, s, t = (self._form(form[index].tolist(), rows, columns) for form in (faces.w, faces.s, faces.t))
+            w, s, t = (
+                self._form(form[index].tolist(), rows, columns) for form in (faces.w, faces.s, faces.t)
+            )
             light = self._light[rows, columns]
             if faces.shape[index] == Shape.BOX_SHADOW:
                 ground = ground & (s >= 0) & (s <= w) & (t >= 0) & (t <= w)
                 np.minimum(light, np.float32(1 - dark), out=light, where=ground)
             else:
-                cover = np.clip((1 - (2 * s / w - 1) ** 2 - (2 * t / w - 1) ** 2) * np.float32(1.8), 0, 1)
+                r, u = 2 * s / w - 1, 2 * t / w - 1
+                cover = np.clip((1 - r * r - u * u) * np.float32(1.8), 0, 1)
                 np.minimum(light, 1 - np.float32(max(dark, 0.3)) * cover, out=light, where=ground)
 
     def _sample(self, number: NDArray[np.int32], w: Float) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """The filtered texture at every sample: (red + blue << 16, green + alpha << 16), each channel 0 to 65280.
+        """The filtered texture at every sample: (red + blue << 16, green + alpha << 16), each 0 to 65280.
 
         The copy of the texture is chosen, separately across and up, so that a texel is about one sample wide;
         the four texels around the position are then blended with weights in sixteenths.
@@ -216,19 +278,21 @@ class Canvas:
         def each(table: NDArray[np.float32]) -> Float:
             return np.take(table, number, mode="clip")
 
-        (ux, uy, u1), (vx, vy, v1), (wx, wy, _) = (form.astype(np.float32).T.copy() for form in (faces.u, faces.v, faces.w))
+        (ux, uy, u1), (vx, vy, v1), (wx, wy, _) = (
+            form.astype(np.float32).T.copy() for form in (faces.u, faces.v, faces.w)
+        )
         z = 1 / w
         scale = z * np.float32(1 / camera.focal_px)
         gx, gy = each(wx), each(wy)
 
-        def locate(fx: Float, fy: Float, f1: Float) -> tuple[Float, Float]:
+        def locate(fx: Float, fy: Float, f1: Float) -> tuple[Any, Any]:
             """Texture coordinate, and how far it moves from one sample to the next."""
             px, py = each(fx), each(fy)
             position = (px * x + py * y + each(f1)) * z
             px -= position * gx
             py -= position * gy
             step = np.maximum(np.abs(px), np.abs(py)) * scale
-            return position, np.maximum(step, np.float32(1e-6))
+            return position, step + np.float32(1e-6)
 
         material = np.take(faces.material, number, mode="clip")
 
@@ -238,7 +302,9 @@ class Canvas:
             halvings = np.minimum(np.maximum(_log2(step), 0), side)
             return halvings, side - halvings
 
-        def split(position: Float, halvings: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
+        def split(
+            position: Float, halvings: NDArray[np.int32]
+        ) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
             """First texel and the weight of the next one in sixteenths."""
             sixteenths = np.floor(_halved(position, halvings) * 16 - np.float32(7.5)).astype(np.int32)
             return sixteenths >> 4, (sixteenths & 15).astype(np.uint32)
@@ -253,8 +319,8 @@ class Canvas:
         left, right = u0 & u_mask, (u0 + 1) & u_mask
         red_blue, green_alpha = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
         even = np.uint32(0x00FF00FF)
-        corners = ((low + left, (16 - fu) * (16 - fv)), (low + right, fu * (16 - fv)))
-        corners += ((high + left, (16 - fu) * fv), (high + right, fu * fv))
+        corners = [(low + left, (16 - fu) * (16 - fv)), (low + right, fu * (16 - fv))]
+        corners += [(high + left, (16 - fu) * fv), (high + right, fu * fv)]
         for texel, weight in corners:
             packed = np.take(atlas.texels, texel, mode="clip")
             red_blue += (packed & even) * weight
@@ -303,10 +369,11 @@ class Canvas:
             np.copyto(colour[channel, :bottom], sky, where=open_sky)
 
 
-def to_bytes(picture: Float, supersample: int, gain: Colour, noise: Float) -> NDArray[np.uint8]:
-    """Averages ``supersample`` squared samples to one pixel, then applies exposure, sensor noise and rounding.
+def to_bytes(picture: Float, supersample: int, gain: NDArray[np.float64], noise: Float) -> NDArray[np.uint8]:
+    """Averages ``supersample`` squared samples to one pixel, then applies exposure, noise and rounding.
 
     :param picture: float32 [3, height * supersample, width * supersample], display values.
+    :param gain: float64 [3], one factor for each colour.
     :param noise: float32 [3, height, width] in grey levels.
     :return: uint8 [height, width, 3].
     """
@@ -316,6 +383,6 @@ def to_bytes(picture: Float, supersample: int, gain: Colour, noise: Float) -> ND
     pixels = total[..., ::supersample].copy()
     for column in range(1, supersample):
         pixels += total[..., column::supersample]
-    pixels *= (np.asarray(gain, np.float32) * np.float32(255 / supersample**2))[:, None, None]
+    pixels *= (gain.astype(np.float32) * np.float32(255 / supersample**2))[:, None, None]
     pixels += noise
     return np.ascontiguousarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(1, 2, 0))

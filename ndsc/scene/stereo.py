@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ndsc.scene.atlas import Atlas
 from ndsc.scene.render import Canvas, Pinhole, to_bytes
-from ndsc.scene.textures import Atlas, Float
+from ndsc.scene.textures import Float
 from ndsc.scene.world import World
 
 View = Literal["left", "right"]
@@ -59,28 +61,41 @@ class SceneConfig:
             raise ValueError(f"speed_m_per_s must be 0 or more, not {self.speed_m_per_s}")
 
 
+@lru_cache(maxsize=4)
+def _street(seed: int) -> tuple[World, Atlas]:
+    """The world of a seed and its textures, kept because drawing them takes longer than many frames."""
+    world = World(seed)
+    rng = np.random.default_rng([seed, 100])
+    return world, Atlas(rng, world.layout, world.weather.cloud_cover)
+
+
 class StereoScene:
     """Two cameras side by side on a car in an endless street.
 
-    A frame is a function of (config, time, view) alone: the same on every call, in any order and in any process
-    of one machine and numpy version. Both views show one world at the same instant, so what differs is parallax
-    and occlusion, a small difference of exposure and each sensor's own noise, as with real cameras.
+    A frame is a function of (config, time, view) alone: the same on every call, in any order and in any
+    process of one machine and numpy version. Both views show one world at the same instant, so what differs
+    is parallax and occlusion, a small difference of exposure and each sensor's own noise, as with real
+    cameras.
     """
 
     def __init__(self, config: SceneConfig) -> None:
         self.config = config
-        self._world = World(config.seed)
-        rng = np.random.default_rng([config.seed, 100])
-        self._atlas = Atlas(rng, self._world.layout, self._world.weather.cloud_cover)
+        self._world, self._atlas = _street(config.seed)
+        rng = np.random.default_rng([config.seed, 102])
         self._sway = rng.uniform(0, 2 * math.pi, 3)
         tint = np.asarray(self._world.light_tint)
         # The right camera meters a little differently and its white balance drifts a little.
-        self._gain = {"left": tint, "right": tint * (1 + rng.uniform(-0.02, 0.02) + rng.uniform(-0.006, 0.006, 3))}
+        self._gain = {
+            "left": tint,
+            "right": tint * (1 + rng.uniform(-0.02, 0.02) + rng.uniform(-0.006, 0.006, 3)),
+        }
 
     @property
     def focal_px(self) -> float:
         """Focal length in pixels."""
-        return self.config.focal_px if self.config.focal_px is not None else FOCAL_PER_WIDTH * self.config.width
+        return (
+            self.config.focal_px if self.config.focal_px is not None else FOCAL_PER_WIDTH * self.config.width
+        )
 
     def horizon_row(self, time_s: float) -> float:
         """Row coordinate of the horizon, from the top edge of the picture; it moves as the car nods.
@@ -108,7 +123,12 @@ class StereoScene:
             raise ValueError(f"time_s must be finite, not {time_s}")
         config, world = self.config, self._world
         scale = config.supersample
-        camera = Pinhole(config.width * scale, config.height * scale, self.focal_px * scale, self.horizon_row(time_s) * scale)
+        camera = Pinhole(
+            config.width * scale,
+            config.height * scale,
+            self.focal_px * scale,
+            self.horizon_row(time_s) * scale,
+        )
         drift = 0.3 * math.sin(2 * math.pi * math.fmod(time_s, 13.0) / 13.0 + self._sway[2])
         eye_x = world.lane_middle_m + drift + (config.baseline_m if view == "right" else 0.0)
         pieces = world.pieces(config.speed_m_per_s * time_s, time_s)

@@ -1,16 +1,12 @@
-"""Procedural textures of the synthetic drive, held in one flat, prefiltered atlas.
+"""Procedural textures of the synthetic drive, drawn from random numbers.
 
-Each texture is a small RGBA picture whose sides are powers of two. The atlas keeps a *ripmap* of every
-texture: a copy for each pair (halvings across, halvings down). A wall seen at a grazing angle then reads a
-copy blurred along one axis only, so near and far surfaces stay sharp without shimmering.
-
-Colours are display values in [0, 1]. In an opaque texture the alpha channel says how far the surface takes
-the tint of its owner (1 for painted wall, 0 for glass); in a cutout texture it is the coverage.
+A texture is a float32 picture [height, width, 4] whose sides are powers of two, first row on top. Colours are
+display values in [0, 1]. In an opaque texture the alpha channel says how far the surface takes the tint of
+its owner (1 for painted wall, 0 for glass); in a cutout texture it is the coverage.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,45 +23,38 @@ ROAD_PERIOD_M = 16.0
 
 CAR_PROFILES: tuple[tuple[tuple[float, float], ...], ...] = (
     # (metres from the tail, metres above the road), from the tail's foot over the roof to the nose's foot.
-    ((0.0, 0.25), (0.0, 0.85), (0.12, 0.98), (0.55, 1.44), (2.35, 1.46), (3.15, 1.0), (4.05, 0.78), (4.15, 0.25)),
-    ((0.0, 0.25), (0.0, 0.80), (0.65, 0.98), (1.25, 1.38), (2.55, 1.40), (3.30, 0.96), (4.2, 0.76), (4.3, 0.25)),
-    ((0.0, 0.28), (0.0, 1.05), (0.05, 1.20), (0.15, 1.92), (3.0, 1.94), (3.60, 1.22), (4.2, 1.0), (4.3, 0.28)),
+    (
+        (0.0, 0.25),
+        (0.0, 0.85),
+        (0.12, 0.98),
+        (0.55, 1.44),
+        (2.35, 1.46),
+        (3.15, 1.0),
+        (4.05, 0.78),
+        (4.15, 0.25),
+    ),
+    (
+        (0.0, 0.25),
+        (0.0, 0.80),
+        (0.65, 0.98),
+        (1.25, 1.38),
+        (2.55, 1.40),
+        (3.30, 0.96),
+        (4.2, 0.76),
+        (4.3, 0.25),
+    ),
+    (
+        (0.0, 0.28),
+        (0.0, 1.05),
+        (0.05, 1.20),
+        (0.15, 1.92),
+        (3.0, 1.94),
+        (3.60, 1.22),
+        (4.2, 1.0),
+        (4.3, 0.28),
+    ),
 )
 """Side outlines of a hatchback, a saloon and a van."""
-
-
-class Material(IntEnum):
-    """Names of the atlas's textures, in the order in which they are stored."""
-
-    ROAD = 0
-    PAVEMENT = 1
-    GRASS = 2
-    BRICK = 3
-    PLASTER = 4
-    OFFICE = 5
-    TIMBER = 6
-    SHOP = 7
-    ROOF = 8
-    CROWN_ROUND = 9
-    CROWN_OPEN = 10
-    CONIFER = 11
-    BARK = 12
-    HEDGE = 13
-    CAR_SIDE_HATCH = 14
-    CAR_SIDE_SALOON = 15
-    CAR_SIDE_VAN = 16
-    CAR_REAR = 17
-    CAR_FRONT = 18
-    PAINT = 19
-    GLASS = 20
-    STRIPES = 21
-    SIGN_ROUND = 22
-    SIGN_SQUARE = 23
-    SIGN_TRIANGLE = 24
-    PLAIN = 25
-    FENCE = 26
-    SKYLINE = 27
-    CLOUDS = 28
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,9 @@ class RoadLayout:
     """``"dashed"``, ``"solid"`` or ``"double"``."""
 
 
-def value_noise(rng: np.random.Generator, height: int, width: int, cells_down: int, cells_across: int) -> Float:
+def value_noise(
+    rng: np.random.Generator, height: int, width: int, cells_down: int, cells_across: int
+) -> Float:
     """Tileable smooth noise in [0, 1], float32 [height, width]."""
     lattice = rng.random((cells_down, cells_across), dtype=np.float32)
     rows = np.arange(height, dtype=np.float32) * np.float32(cells_down / height)
@@ -119,7 +110,9 @@ def _grain(picture: Float, noise: Float, depth: float) -> None:
     picture[..., :3] *= 1 + np.float32(depth) * (noise[..., None] - np.float32(0.5))
 
 
-def _inside(outline: Sequence[tuple[float, float]], x: Float, y: Float) -> NDArray[np.bool_]:
+def _inside(
+    outline: Sequence[tuple[float, float]], x: NDArray[np.floating], y: NDArray[np.floating]
+) -> NDArray[np.bool_]:
     """Even-odd point-in-polygon test for broadcastable coordinates."""
     inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.bool_)
     for (x0, y0), (x1, y1) in zip(outline, (*outline[1:], outline[0]), strict=True):
@@ -181,15 +174,21 @@ def _grass(rng: np.random.Generator) -> Float:
     tone = fractal_noise(rng, 256, 256, 8, 5, 0.75)
     _grain(picture, tone, 1.1)
     dry = np.clip(fractal_noise(rng, 256, 256, 4, 3) * 3 - 1.5, 0, 1)[..., None]
-    picture[..., :3] += dry * (np.asarray((0.58, 0.53, 0.30), np.float32) * (0.5 + tone[..., None]) - picture[..., :3])
+    picture[..., :3] += dry * (
+        np.asarray((0.58, 0.53, 0.30), np.float32) * (0.5 + tone[..., None]) - picture[..., :3]
+    )
     return picture
 
 
-def _courses(rng: np.random.Generator, height: int, width: int, brick_px: int, course_px: int) -> tuple[Float, NDArray[np.bool_]]:
+def _courses(
+    rng: np.random.Generator, height: int, width: int, brick_px: int, course_px: int
+) -> tuple[Float, NDArray[np.bool_]]:
     """Per-brick tone in [0, 1] and the mask of the mortar, for a running bond."""
     row = np.arange(height) // course_px
     column = (np.arange(width)[None, :] + (row[:, None] % 2) * (brick_px // 2)) % width // brick_px
-    tone = rng.random((height // course_px + 1, width // brick_px + 1), dtype=np.float32)[row[:, None], column]
+    tone = rng.random((height // course_px + 1, width // brick_px + 1), dtype=np.float32)[
+        row[:, None], column
+    ]
     across = (np.arange(width)[None, :] + (row[:, None] % 2) * (brick_px // 2)) % brick_px == 0
     mortar = across | (np.arange(height)[:, None] % course_px == 0)
     return tone, mortar
@@ -203,7 +202,9 @@ def _window(rng: np.random.Generator, picture: Float, top: int, left: int, heigh
     picture[top + height + 9 : top + height + 12, left - 6 : left + width + 6, :3] *= np.float32(0.6)
     glass = picture[top : top + height, left : left + width]
     fall = np.linspace(1, 0, height, dtype=np.float32)[:, None, None]
-    glass[..., :3] = np.asarray((0.10, 0.13, 0.17), np.float32) + fall * np.asarray((0.26, 0.33, 0.42), np.float32) * rng.uniform(0.3, 1)
+    glass[..., :3] = np.asarray((0.10, 0.13, 0.17), np.float32) + fall * np.asarray(
+        (0.26, 0.33, 0.42), np.float32
+    ) * rng.uniform(0.3, 1)
     kind = rng.random()
     if kind < 0.3:
         cloth = rng.uniform(0.55, 0.9, 3).astype(np.float32)
@@ -282,7 +283,7 @@ def _shop(rng: np.random.Generator) -> Float:
             awning[:, stripe] = (0.92, 0.90, 0.86, 0)
             awning[:, ~stripe] = (*rng.uniform(0.2, 0.7, 3), 0)
         glass = picture[48 : bay - 14, left + 8 : left + bay - 40]
-        goods = fractal_noise(rng, *glass.shape[:2], 8, 2)
+        goods = fractal_noise(rng, glass.shape[0], glass.shape[1], 8, 2)
         hue = rng.uniform(0.3, 1.0, 3).astype(np.float32)
         glass[..., :3] = np.float32(0.10) + np.clip(goods * 1.8 - 0.55, 0, 0.8)[..., None] * hue
         glass[..., 3] = 0
@@ -328,7 +329,9 @@ def _crown(rng: np.random.Generator, openness: float) -> Float:
     picture = _canvas(size, size, (0.36, 0.52, 0.20))
     shade = tone * np.where(reach > 0, light, 0.8)
     picture[..., :3] *= shade[..., None]
-    picture[..., 3] = np.clip((reach * 1.4 + (density - 0.5) * (0.9 + 0.7 * openness) - openness * 0.15 + 0.02) * 6 + 0.5, 0, 1)
+    picture[..., 3] = np.clip(
+        (reach * 1.4 + (density - 0.5) * (0.9 + 0.7 * openness) - openness * 0.15 + 0.02) * 6 + 0.5, 0, 1
+    )
     picture[:2, :, 3] = picture[-2:, :, 3] = 0
     picture[:, :2, 3] = picture[:, -2:, 3] = 0
     return picture
@@ -503,40 +506,13 @@ def _clouds(rng: np.random.Generator, cover: float) -> Float:
     return picture
 
 
-class Atlas:
-    """Every texture of one scene with all of its prefiltered copies, as packed RGBA bytes.
-
-    ``texels`` is uint32 [n], red in the lowest byte, then green, blue and alpha; ``alpha`` is the last alone. The copy of texture m that is halved i times across and
-    j times down starts at ``offsets[m, i, j]`` and has ``1 << (log2_width[m] - i)`` columns; its first row is
-    the bottom of the picture, so texture coordinates grow right and up.
-    """
-
-    def __init__(self, rng: np.random.Generator, layout: RoadLayout, cloud_cover: float) -> None:
-        facades = [_facade(rng, kind) for kind in ("brick", "plaster", "office", "timber")]
-        pictures = [_road(rng, layout), _pavement(rng), _grass(rng), *facades, _shop(rng), _roof(rng)]
-        pictures += [_crown(rng, 0.0), _crown(rng, 1.0), _conifer(rng), _bark(rng), _hedge(rng)]
-        pictures += [_car_side(outline) for outline in CAR_PROFILES]
-        pictures += [_car_end(front=False), _car_end(front=True), _canvas(8, 8, (0.92, 0.92, 0.92)), _glass()]
-        pictures += [_stripes(), *(_sign(rng, kind) for kind in ("round", "square", "triangle"))]
-        pictures += [_plain(rng), _fence(), _skyline(rng), _clouds(rng, cloud_cover)]
-        self.log2_width = np.asarray([p.shape[1].bit_length() - 1 for p in pictures], np.int32)
-        self.log2_height = np.asarray([p.shape[0].bit_length() - 1 for p in pictures], np.int32)
-        levels = int(max(self.log2_width.max(), self.log2_height.max())) + 1
-        self.offsets = np.zeros((len(pictures), levels, levels), np.int32)
-        packed: list[NDArray[np.uint8]] = []
-        end = 0
-        for index, picture in enumerate(pictures):
-            across = np.ascontiguousarray(picture[::-1])
-            for i in range(int(self.log2_width[index]) + 1):
-                down = across
-                for j in range(int(self.log2_height[index]) + 1):
-                    self.offsets[index, i, j] = end
-                    packed.append((np.clip(down, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8).reshape(-1, 4))
-                    end += packed[-1].shape[0]
-                    if down.shape[0] > 1:
-                        down = (down[0::2] + down[1::2]) * np.float32(0.5)
-                if across.shape[1] > 1:
-                    across = (across[:, 0::2] + across[:, 1::2]) * np.float32(0.5)
-        red, green, blue, alpha = np.concatenate(packed).T.astype(np.uint32)
-        self.texels: NDArray[np.uint32] = red | green << 8 | blue << 16 | alpha << 24
-        self.alpha: NDArray[np.uint8] = alpha.astype(np.uint8)
+def draw_all(rng: np.random.Generator, layout: RoadLayout, cloud_cover: float) -> list[Float]:
+    """Every texture of a scene, in the order of the atlas's materials."""
+    facades = [_facade(rng, kind) for kind in ("brick", "plaster", "office", "timber")]
+    pictures = [_road(rng, layout), _pavement(rng), _grass(rng), *facades, _shop(rng), _roof(rng)]
+    pictures += [_crown(rng, 0.0), _crown(rng, 1.0), _conifer(rng), _bark(rng), _hedge(rng)]
+    pictures += [_car_side(outline) for outline in CAR_PROFILES]
+    pictures += [_car_end(front=False), _car_end(front=True), _canvas(8, 8, (0.92, 0.92, 0.92)), _glass()]
+    pictures += [_stripes(), *(_sign(rng, kind) for kind in ("round", "square", "triangle"))]
+    pictures += [_plain(rng), _fence(), _skyline(rng), _clouds(rng, cloud_cover)]
+    return pictures

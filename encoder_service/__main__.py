@@ -1,0 +1,8 @@
+"""`python -m encoder_service`: start a camera node."""
+
+import sys
+
+from encoder_service.server import main
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

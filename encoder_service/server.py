@@ -1,0 +1,79 @@
+"""A camera node as a process: its own health checks, signals, and the lines it prints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from grpc_health.v1 import health_pb2
+
+from encoder_service.camera import CameraRole
+from encoder_service.node import Node
+from encoder_service.settings import EncoderSettings
+from encoder_service.side import SideInformationRole
+from encoder_service.uplink import SessionError
+from ndsc.codec.errors import NdscError
+from ndsc.service.logs import configure_logs
+from ndsc.service.server import announce, create_server, run_until_signal
+from ndsc.service.settings import fail, load_settings
+
+HEALTH_NAME: Final = "encoder"
+"""Health service name that is SERVING while the session is open; the empty name tells that the process lives."""
+
+_ROLES: Final = {"camera": CameraRole, "side-information": SideInformationRole}
+
+_log = structlog.get_logger(__name__)
+
+
+async def serve(settings: EncoderSettings) -> None:
+    """Run a node until its source ends, it is told to stop, or the session breaks.
+
+    Prints `ready {"port": …}` once the session is open and `done {…}`, the session's account, at its end. Raises
+    NdscError when anything but a signal or the source's end was the reason, or frames were left unacknowledged.
+    """
+    server = await create_server(
+        listen=settings.listen, register=lambda _: None, service_names=(), reflect=settings.reflection
+    )
+    await server.health.set(HEALTH_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
+    node = Node(settings, _ROLES[settings.role])
+
+    async def on_streaming() -> None:
+        await server.health.set(HEALTH_NAME, health_pb2.HealthCheckResponse.SERVING)
+        announce("ready", port=server.port)
+
+    ended = asyncio.Event()
+    work = asyncio.create_task(node.run(on_streaming))
+    work.add_done_callback(lambda _: ended.set())
+
+    async def finish() -> None:
+        if not node.streaming:
+            work.cancel()
+        node.stop()
+        await asyncio.wait({work})
+
+    await run_until_signal(server, drain_s=settings.drain_seconds, on_drain=finish, stop=ended)
+    work.cancel()
+    await asyncio.wait({work})
+    if node.streaming:
+        summary = node.summary()
+        _log.info("done", **summary)
+        announce("done", **summary)
+        if work.cancelled():
+            raise SessionError(
+                f"stopped after {settings.drain_seconds:g} s with "
+                f"{summary['sent'] - summary['acked']} frames not acknowledged"
+            )
+    if not work.cancelled():
+        work.result()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry of the process. Ends with status 0, 1 after one line that says why, or 2 for wrong settings."""
+    settings = load_settings(EncoderSettings, argv)
+    configure_logs(level=settings.log_level, json_lines=settings.log_json)
+    try:
+        asyncio.run(serve(settings))
+    except NdscError as error:
+        fail(error)

@@ -1,0 +1,33 @@
+"""Asks any service of this package how it is, by grpc.health.v1."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2
+
+from ndsc.service.channel import open_channel
+from ndsc.service.errors import service_error, unreachable
+
+
+async def check_health(address: str, service: str = "", timeout_s: float = 5.0) -> str:
+    """Status name of `service` at "host:port": SERVING, NOT_SERVING, UNKNOWN or SERVICE_UNKNOWN.
+
+    The empty service name asks whether the process is alive; a full one, such as "ndsc.v1.DecodeService",
+    whether it is warm. Raises UnreachableError when nothing answers in time, ServiceError otherwise.
+    """
+    async with open_channel(address) as channel:
+        check: grpc.aio.UnaryUnaryMultiCallable[
+            health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse] = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString)
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return "SERVICE_UNKNOWN"
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise unreachable(address) from error
+            raise service_error(error, address) from error
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

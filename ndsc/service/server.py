@@ -1,0 +1,141 @@
+"""A grpc.aio server with health, reflection and a clean end, as both services run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ndsc.service.channel import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, MIN_PING_INTERVAL_MS
+from ndsc.service.errors import ListenError
+from ndsc.service.images import max_image_bytes
+
+_WATCHERS_GRACE_S: Final = 0.5
+"""After the drain only health watchers and answers under way are left; they get this long."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceServer:
+    """A started server."""
+
+    grpc_server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    service_names: tuple[str, ...]
+    port: int
+
+    async def set_serving(self, serving: bool) -> None:
+        """Set the health of all services; the process itself (service name "") stays SERVING."""
+        status = (health_pb2.HealthCheckResponse.SERVING if serving
+                  else health_pb2.HealthCheckResponse.NOT_SERVING)
+        for name in self.service_names:
+            await self.health.set(name, status)
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Refuse new calls, wait up to `grace_s` seconds for running ones, then cancel them."""
+        await self.health.enter_graceful_shutdown()
+        await self.grpc_server.stop(grace_s)
+
+
+def max_message_bytes(max_pixels: int) -> int:
+    """Largest message a server takes: two images of `max_pixels` pixels would not fit, one and a frame do."""
+    return max_image_bytes(max_pixels) + (1 << 20)
+
+
+async def create_server(
+    *,
+    listen: str,
+    register: Callable[[grpc.aio.Server], None],
+    service_names: Sequence[str],
+    reflect: bool,
+    max_receive_bytes: int = 1 << 20,
+) -> ServiceServer:
+    """Start a server at "host:port" (port 0: a free one), with every named service still NOT_SERVING.
+
+    `register` adds the servicers; `service_names` are their full names. Raises ListenError when the address
+    cannot be taken.
+    """
+    server = grpc.aio.server(options=(
+        ("grpc.so_reuseport", 0),  # else a second server takes the same port in silence
+        ("grpc.max_receive_message_length", max_receive_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+    ))
+    checker = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    register(server)
+    if reflect:
+        reflection.enable_server_reflection(
+            (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        await server.stop(None)
+        raise ListenError(f"cannot listen at {listen}: the port is taken or the host is not this machine's; "
+                          f"choose another with --listen") from error
+    started = ServiceServer(server, checker, tuple(service_names), port)
+    await started.set_serving(False)
+    await server.start()
+    return started
+
+
+def announce(word: str, **facts: object) -> None:
+    """Print a line that programs read, such as `ready {"port": 50051}`, on standard output, at once."""
+    print(word, json.dumps(facts), flush=True)
+
+
+async def run_until_signal(
+    server: ServiceServer,
+    *,
+    drain_s: float,
+    on_drain: Callable[[], Awaitable[None]] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or `stop`, then end within `drain_s` seconds.
+
+    The end: health says NOT_SERVING; `on_drain` finishes what is under way and is cancelled at `drain_s`; new
+    calls are refused; what still runs is cancelled. A second signal cuts the drain short.
+    """
+    loop = asyncio.get_running_loop()
+    ended = stop or asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    try:
+        await ended.wait()
+        _log.info("draining", at_most_s=drain_s)
+        await server.set_serving(False)
+        if on_drain is not None:
+            hurried = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, hurried.set)
+            await _first(on_drain(), hurried.wait(), timeout_s=max(0.0, drain_s - _WATCHERS_GRACE_S))
+        await server.stop(min(_WATCHERS_GRACE_S, drain_s))
+        _log.info("stopped")
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _first(work: Awaitable[None], interruption: Awaitable[object], *, timeout_s: float) -> None:
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(interruption)]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0] in done:
+            await tasks[0]
+        else:
+            _log.warning("drain cut short")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

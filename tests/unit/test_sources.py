@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ndsc.codec.frames import write_image
+from ndsc.scene import SceneConfig, StereoScene
+from ndsc.sources import SourceError, open_source
+
+SECOND_US = 1_000_000
+EPOCH_US = 1_700_000_000 * SECOND_US
+SMALL = "width=32&height=16"
+
+
+class FakeTimer:
+    """Time that passes only while someone waits, plus `step_us` for each look at the clock."""
+
+    def __init__(self, now_us: int, step_us: int = 0) -> None:
+        self.time_us = now_us
+        self.step_us = step_us
+        self.waits_s: list[float] = []
+
+    def now_us(self) -> int:
+        self.time_us += self.step_us
+        return self.time_us
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        self.waits_s.append(seconds)
+        self.time_us += round(seconds * SECOND_US)
+
+
+def picture(level: int, width: int = 20, height: int = 12) -> NDArray[np.uint8]:
+    image = np.full((height, width, 3), level, np.uint8)
+    image[: height // 2, : width // 2] = (200, 40, 10)
+    return image
+
+
+def fill(folder: Path, levels: list[int]) -> None:
+    for number, level in enumerate(levels):
+        write_image(folder / f"frame_{number:03d}.png", picture(level))
+
+
+def write_video(path: Path, levels: list[int], *, fps: int = 25, width: int = 64, height: int = 48) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
+        for level in levels:
+            frame = av.VideoFrame.from_ndarray(picture(level, width, height), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_a_folder_plays_in_the_order_of_names_at_epoch_plus_i_over_fps(tmp_path: Path) -> None:
+    fill(tmp_path, [10, 60, 110])
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden.png").write_bytes(b"not an image")
+    with closing(open_source(str(tmp_path), epoch_us=EPOCH_US, fps=3, realtime=False)) as source:
+        assert (source.width, source.height, source.clock, source.epoch_us) == (20, 12, "synthetic", EPOCH_US)
+        frames = list(source)
+    assert [frame.name for frame in frames] == ["frame_000.png", "frame_001.png", "frame_002.png"]
+    assert [frame.capture_time_us - EPOCH_US for frame in frames] == [0, 333_333, 666_667]
+    for frame, level in zip(frames, [10, 60, 110], strict=True):
+        np.testing.assert_array_equal(frame.image, picture(level))
+
+
+def test_a_folder_plays_ten_frames_a_second_from_the_next_whole_second(tmp_path: Path) -> None:
+    fill(tmp_path, [1, 2])
+    timer = FakeTimer(EPOCH_US + 250_000)
+    frames = list(open_source(str(tmp_path), timer=timer))
+    assert [frame.capture_time_us for frame in frames] == [EPOCH_US + SECOND_US, EPOCH_US + 1_100_000]
+    assert timer.waits_s == [0.75, 0.1]
+
+
+def test_loop_goes_on_in_time_and_limit_ends_it(tmp_path: Path) -> None:
+    fill(tmp_path, [1, 2])
+    source = open_source(str(tmp_path), epoch_us=0, realtime=False, loop=True, limit=5)
+    frames = list(source)
+    assert [int(frame.image[-1, -1, 0]) for frame in frames] == [1, 2, 1, 2, 1]
+    assert [frame.capture_time_us for frame in frames] == [0, 100_000, 200_000, 300_000, 400_000]
+
+
+def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, [1, 2])
+    write_image(tmp_path / "frame_001a.png", picture(5, width=24))
+    frames = iter(open_source(str(tmp_path), realtime=False))
+    next(frames), next(frames)
+    with pytest.raises(SourceError, match=r"frame_001a\.png: 24x12 pixels, but frame_000\.png has 20x12"):
+        next(frames)
+
+
+def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, [1])
+    (tmp_path / "frame_001.jpg").write_bytes(b"no picture")
+    frames = iter(open_source(str(tmp_path), realtime=False))
+    next(frames)
+    with pytest.raises(SourceError, match=r"frame_001\.jpg"):
+        next(frames)
+
+
+def test_real_time_gives_no_frame_before_its_capture_time(tmp_path: Path) -> None:
+    fill(tmp_path, [1, 2, 3, 4])
+    timer = FakeTimer(EPOCH_US - 2 * SECOND_US)
+    given = [
+        (timer.time_us, frame.capture_time_us)
+        for frame in open_source(str(tmp_path), epoch_us=EPOCH_US, fps=4, timer=timer)
+    ]
+    assert given == [(time_us, time_us) for time_us in range(EPOCH_US, EPOCH_US + SECOND_US, 250_000)]
+
+
+def test_a_slow_consumer_gets_late_frames_at_once(tmp_path: Path) -> None:
+    fill(tmp_path, [1, 2, 3, 4])
+    timer = FakeTimer(EPOCH_US)
+    given = []
+    for frame in open_source(str(tmp_path), epoch_us=EPOCH_US, timer=timer):
+        given.append((timer.time_us - EPOCH_US, frame.capture_time_us - EPOCH_US))
+        timer.time_us += 150_000 if len(given) < 3 else 0
+    assert given == [(0, 0), (150_000, 100_000), (300_000, 200_000), (300_000, 300_000)]
+    assert timer.waits_s == []
+
+
+def test_an_epoch_in_the_past_keeps_the_distances_between_frames(tmp_path: Path) -> None:
+    fill(tmp_path, [1, 2, 3])
+    timer = FakeTimer(EPOCH_US)
+    given = [
+        (timer.time_us - EPOCH_US, frame.capture_time_us)
+        for frame in open_source(str(tmp_path), epoch_us=0, timer=timer)
+    ]
+    assert given == [(0, 0), (100_000, 100_000), (200_000, 200_000)]
+
+
+def test_close_ends_a_wait_at_once(tmp_path: Path) -> None:
+    fill(tmp_path, [1, 2])
+    source = open_source(str(tmp_path), epoch_us=time.time_ns() // 1000 + 3600 * SECOND_US)
+    got: list[object] = []
+    thread = threading.Thread(target=lambda: got.extend(source), daemon=True)
+    thread.start()
+    source.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert got == []
+
+
+def test_a_video_file_plays_at_its_own_rate(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, [10, 60, 110, 160])
+    source = open_source(str(path), epoch_us=EPOCH_US, realtime=False)
+    assert (source.width, source.height, source.clock) == (64, 48, "synthetic")
+    frames = list(source)
+    assert [frame.capture_time_us - EPOCH_US for frame in frames] == [0, 40_000, 80_000, 120_000]
+    for frame, level in zip(frames, [10, 60, 110, 160], strict=True):
+        difference = np.abs(frame.image.astype(int) - picture(level, 64, 48))
+        assert difference.mean() < 4, "colours or rows are mixed up"
+
+
+def test_fps_of_a_video_file_can_be_overridden_and_it_loops(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    write_video(path, [10, 200])
+    source = open_source(str(path), epoch_us=0, fps=2, realtime=False, loop=True, limit=4)
+    frames = list(source)
+    assert [frame.capture_time_us for frame in frames] == [0, 500_000, SECOND_US, 1_500_000]
+    assert [frame.image[-1, -1, 0] > 100 for frame in frames] == [False, True, False, True]
+
+
+def test_a_video_file_is_turned_as_it_asks(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, [10])
+    data = path.read_bytes()
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    quarter_turn_clockwise = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+    track = data.index(b"tkhd")
+    place = data.index(upright, track)
+    path.write_bytes(data[:place] + quarter_turn_clockwise + data[place + len(upright) :])
+    source = open_source(str(path), realtime=False)
+    assert (source.width, source.height) == (48, 64)
+    image = next(iter(source)).image
+    expected = np.rot90(picture(10, 64, 48), -1)
+    assert np.abs(image.astype(int) - expected).mean() < 4
+
+
+def test_a_damaged_video_file_is_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, [10, 60])
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(SourceError, match=r"clip\.mp4: not a video file"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "list.m3u8", "empty.mp4"])
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path, name: str) -> None:
+    # FFmpeg would draw the text as a picture, and follow the playlist to other files.
+    contents = {
+        "notes.txt": "some words\n" * 100,
+        "empty.mp4": "",
+        "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nclip.ts\n#EXT-X-ENDLIST\n",
+    }
+    (tmp_path / name).write_text(contents[name])
+    with pytest.raises(SourceError, match="not a video file"):
+        open_source(str(tmp_path / name))
+
+
+def test_a_sound_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    with pytest.raises(SourceError, match="no video stream"):
+        open_source(str(path))
+
+
+def test_the_synthetic_scene_shows_its_capture_time() -> None:
+    address = f"synthetic:right?seed=3&{SMALL}"
+    source = open_source(address, epoch_us=5 * SECOND_US, fps=4, realtime=False, limit=2)
+    assert (source.width, source.height, source.clock) == (32, 16, "synthetic")
+    scene = StereoScene(SceneConfig(seed=3, width=32, height=16))
+    frames = list(source)
+    assert [frame.capture_time_us for frame in frames] == [5_000_000, 5_250_000]
+    for frame, time_s in zip(frames, [5.0, 5.25], strict=True):
+        np.testing.assert_array_equal(frame.image, scene.render(time_s, "right"))
+
+
+def test_two_synthetic_sources_agree_on_the_instant_whenever_they_start() -> None:
+    early = open_source(f"synthetic:left?{SMALL}", epoch_us=EPOCH_US, realtime=False)
+    late = open_source(f"synthetic:left?{SMALL}", epoch_us=EPOCH_US + SECOND_US, realtime=False)
+    after_one_second = next(itertools.islice(early, 10, None))
+    first = next(iter(late))
+    assert after_one_second.capture_time_us == first.capture_time_us
+    np.testing.assert_array_equal(after_one_second.image, first.image)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("synthetic:up", "no such view"),
+        ("synthetic:left?size=4", "'size' is not known"),
+        ("synthetic:left?seed=x", "seed must be a whole number, not 'x'"),
+        ("synthetic:left?width=0", "width and height must be at least 1 pixel"),
+        ("http://localhost/clip.mp4", "no source of this kind; give a folder"),
+        ("nowhere", "nowhere: no such folder or file; give a folder"),
+        ("", "(empty): no such folder or file"),
+        ("camera:", "write camera:/dev/video0"),
+        ("camera:/dev/absent-camera", "camera:/dev/absent-camera: No such file or directory; ls /dev/video"),
+    ],
+)
+def test_an_address_that_names_nothing_says_what_to_give(address: str, message: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source(address)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no images here"):
+        open_source(str(tmp_path))
+
+
+def test_arguments_out_of_range_are_refused() -> None:
+    for fps in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(SourceError, match="fps"):
+            open_source(f"synthetic:left?{SMALL}", fps=fps)
+    with pytest.raises(SourceError, match="limit"):
+        open_source(f"synthetic:left?{SMALL}", limit=0)
+    with pytest.raises(SourceError, match="1970"):
+        open_source(f"synthetic:left?{SMALL}", epoch_us=-1)
+
+
+def test_a_live_source_takes_no_times_from_outside() -> None:
+    with pytest.raises(SourceError, match="leave out epoch and loop"):
+        open_source("rtsp://127.0.0.1:1/x", epoch_us=0)
+    with pytest.raises(SourceError, match="leave out epoch and loop"):
+        open_source("camera:/dev/video0", loop=True)
+    with pytest.raises(SourceError, match="leave out fps"):
+        open_source("rtsp://127.0.0.1:1/x", fps=5)
+
+
+def test_an_rtsp_address_where_nothing_listens_fails_at_once_and_hides_the_password() -> None:
+    start = time.monotonic()
+    with pytest.raises(SourceError) as caught:
+        open_source("rtsp://user:secret@127.0.0.1:1/stream")
+    assert time.monotonic() - start < 3
+    assert "rtsp://127.0.0.1:1/stream: Connection refused; check the address" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_rtsp_address_that_says_nothing_fails_within_the_time_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        start = time.monotonic()
+        with pytest.raises(SourceError, match="check the address"):
+            open_source(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/stream", live_timeout_s=0.5)
+        assert 0.3 < time.monotonic() - start < 5
+
+
+class RtspServer:
+    """One camera for one client: MPEG-4 video (RFC 6416) interleaved in the RTSP connection (RFC 2326).
+
+    Sends one frame for each level released with `send`, then nothing until `hang_up`.
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"rtsp://user:secret@127.0.0.1:{self._listener.getsockname()[1]}/stream"
+        self.playing = threading.Event()
+        self._connection: socket.socket | None = None
+        self._count = 0
+        self._encoder = av.CodecContext.create("mpeg4", "w")
+        assert isinstance(self._encoder, av.VideoCodecContext)
+        self._encoder.width, self._encoder.height, self._encoder.pix_fmt = 64, 48, "yuv420p"
+        self._encoder.time_base = Fraction(1, 10)
+        self._encoder.bit_rate = 4_000_000
+        self._encoder.gop_size = 1
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client leaves when it likes
+            self._serve()
+
+    def _serve(self) -> None:
+        self._connection, _ = self._listener.accept()
+        with self._connection, self._connection.makefile("rb") as requests:
+            while line := requests.readline():
+                method = line.split()[0].decode()
+                number = b"0"
+                while header := requests.readline().strip():
+                    if header.lower().startswith(b"cseq:"):
+                        number = header.split(b":")[1].strip()
+                extra, body = b"", b""
+                if method == "DESCRIBE":
+                    extra = b"Content-Type: application/sdp\r\n"
+                    body = (
+                        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\n"
+                        b"m=video 0 RTP/AVP 96\r\na=rtpmap:96 MP4V-ES/90000\r\na=control:video\r\n"
+                    )
+                elif method == "SETUP":
+                    extra = b"Session: 1\r\nTransport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+                self._connection.sendall(
+                    b"RTSP/1.0 200 OK\r\nCSeq: "
+                    + number
+                    + b"\r\n"
+                    + extra
+                    + b"Content-Length: "
+                    + str(len(body)).encode()
+                    + b"\r\n\r\n"
+                    + body
+                )
+                if method == "PLAY":
+                    self.playing.set()
+                if method == "TEARDOWN":
+                    return
+
+    def send(self, level: int) -> None:
+        assert self._connection is not None
+        assert isinstance(self._encoder, av.VideoCodecContext)
+        frame = av.VideoFrame.from_ndarray(picture(level, 64, 48), format="rgb24")
+        frame.pts = self._count
+        for packet in self._encoder.encode(frame):
+            self._count += 1
+            header = struct.pack(">BBHII", 0x80, 0x80 | 96, self._count, self._count * 9000, 7)
+            data = header + bytes(packet)
+            self._connection.sendall(struct.pack(">cBH", b"$", 0, len(data)) + data)
+
+    def hang_up(self) -> None:
+        with contextlib.suppress(OSError):  # the client may have gone first
+            (self._connection or self._listener).shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self._listener.close()
+
+
+@pytest.fixture
+def rtsp_server() -> Iterator[RtspServer]:
+    server = RtspServer()
+    try:
+        yield server
+    finally:
+        server.hang_up()
+
+
+def start_sending(server: RtspServer, levels: list[int]) -> None:
+    def send() -> None:
+        server.playing.wait(10)
+        with contextlib.suppress(OSError):
+            for level in levels:
+                server.send(level)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def test_an_rtsp_camera_gives_frames_with_arrival_times(rtsp_server: RtspServer) -> None:
+    start_sending(rtsp_server, [20 * number for number in range(1, 11)])
+    before_us = time.time_ns() // 1000
+    source = open_source(rtsp_server.url, limit=4)
+    assert (source.width, source.height, source.clock) == (64, 48, "unsynchronized")
+    frames = list(source)
+    after_us = time.time_ns() // 1000
+    times = [before_us, source.epoch_us, *(frame.capture_time_us for frame in frames), after_us]
+    assert times == sorted(times)
+    assert len(frames) == 4
+    levels = [float(frame.image[-8:, -8:].mean()) for frame in frames]
+    assert levels == pytest.approx([levels[0] + 20 * number for number in range(4)], abs=3)
+    assert "secret" not in frames[0].name
+
+
+def test_an_rtsp_camera_that_falls_silent_is_reported(rtsp_server: RtspServer) -> None:
+    start_sending(rtsp_server, [50] * 10)
+    source = open_source(rtsp_server.url, live_timeout_s=0.5)
+    with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:\d+/stream: .*; check the address"):
+        list(source)
+
+
+def test_an_rtsp_camera_that_hangs_up_is_reported(rtsp_server: RtspServer) -> None:
+    start_sending(rtsp_server, [50] * 10)
+    frames = iter(open_source(rtsp_server.url))
+    next(frames)
+    rtsp_server.hang_up()
+    with pytest.raises(SourceError, match="check the address"):
+        list(frames)
+
+
+def test_a_closed_live_source_gives_nothing_more(rtsp_server: RtspServer) -> None:
+    start_sending(rtsp_server, [50] * 10)
+    source = open_source(rtsp_server.url)
+    frames = iter(source)
+    next(frames)
+    source.close()
+    assert list(frames) == []
+    assert list(source) == []

@@ -1,0 +1,239 @@
+"""Export a checkpoint to a bundle: `python -m training.export CHECKPOINT -o BUNDLE`.
+
+The bundle is the only thing training hands to the services. Both graphs take any frame size that is a multiple of
+the stride (the codec pads) and any batch; before anything is written, torch and onnxruntime are compared on
+frames, and the export is refused when they disagree by more than the tolerances below.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import tempfile
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+import typer
+from torch import Tensor, nn
+
+from ndsc.codec.bundle import Bundle, write_bundle
+from ndsc.codec.errors import BundleError, NdscError
+from ndsc.codec.frames import Geometry, pad, to_float
+from ndsc.codec.prior import StaticPrior
+from ndsc.codec.runtime import DecoderSession, EncoderSession
+from ndsc.evaluate.protocols import kitti128
+from training.checkpoint import Checkpoint
+from training.data import Frame, Pair, load_pairs, render_drives
+from training.model import ConditionalVQVAE
+
+OPSET = 18
+IR_VERSION = 10
+"""Read by every onnxruntime since 1.18."""
+MAX_SIDE = 2048
+MAX_PIXELS = 1 << 21
+"""2^21 pixels hold 1920x1088; the row attention at 1/4 then takes about 270 MB."""
+
+MIN_INDEX_AGREEMENT = 0.999
+"""Share of indices on which torch and onnxruntime must agree. A difference is a latent that lies, to the last
+float bit, between two code vectors: the picture does not suffer, since the indices sent are the ones used."""
+MAX_FRAME_DIFFERENCE = 2e-3
+"""Largest difference of any decoded value between torch and onnxruntime, on a 0..1 scale: half a grey level."""
+
+
+class EncoderGraph(nn.Module):
+    """`frame` float32 [B, 3, H, W] in [0, 1] → `indices` int32 [B, S, H/8, W/8], every stage."""
+
+    def __init__(self, model: ConditionalVQVAE) -> None:
+        super().__init__()
+        self.encoder, self.quantizer = model.encoder, model.quantizer
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Indices of a frame."""
+        indices: Tensor = self.quantizer(self.encoder(frame)).indices
+        return indices.to(torch.int32)
+
+
+class DecoderGraph(nn.Module):
+    """`indices`, `rate_level`, `side_information`, `side_present` → `frame` float32 [B, 3, H, W] in [0, 1]."""
+
+    def __init__(self, model: ConditionalVQVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, indices: Tensor, rate_level: Tensor, side_information: Tensor,
+                side_present: Tensor) -> Tensor:
+        """The decoded frame; stages past the level are ignored, y too where `side_present` is 0."""
+        latents = self.model.quantizer.lookup(indices.to(torch.int64), rate_level + 1)
+        features = self.model.side_network(side_information)
+        decoded: Tensor = self.model.decoder(latents, rate_level, features, side_present)
+        return decoded.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far onnxruntime and torch agree over the frames compared."""
+
+    frames: int
+    indices: int
+    index_agreement: float
+    """Share of equal indices."""
+    max_frame_difference: float
+    """On decoded values in [0, 1]."""
+
+
+def _onnx_bytes(graph: nn.Module, arguments: tuple[Tensor, ...], input_names: list[str],
+                output_name: str, dynamic_shapes: tuple[dict[int, object], ...]) -> bytes:
+    """Export with the dynamo exporter, any batch and any multiple of the stride."""
+    with warnings.catch_warnings():
+        # Of the exporter's own making: its torchvision is absent, its axis names repeat, its pytree is old.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            graph.eval(), arguments, dynamo=True, opset_version=OPSET, input_names=input_names,
+            output_names=[output_name], dynamic_shapes=dynamic_shapes, optimize=True, verbose=False)
+    assert program is not None
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "graph.onnx"
+        program.save(path)
+        model = onnx.load(path)
+    model.ir_version = IR_VERSION
+    # Source locations of the exporting machine tell a user nothing and make the file differ by checkout.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def export_graphs(model: ConditionalVQVAE) -> tuple[bytes, bytes]:
+    """(encoder.onnx, decoder.onnx) of a codec in evaluation mode."""
+    stride, stages = model.config.stride, len(model.config.codebook_sizes)
+    batch, rows, columns = (torch.export.Dim(name, min=1, max=512) for name in ("batch", "rows", "columns"))
+    frame = torch.rand(2, 3, 5 * stride, 7 * stride)
+    indices = torch.zeros(2, stages, 5, 7, dtype=torch.int32)
+    of_frame = {0: batch, 2: stride * rows, 3: stride * columns}
+    encoder = _onnx_bytes(EncoderGraph(model), (frame,), ["frame"], "indices", (of_frame,))
+    decoder = _onnx_bytes(
+        DecoderGraph(model), (indices, torch.zeros(2, dtype=torch.int64), frame, torch.ones(2)),
+        ["indices", "rate_level", "side_information", "side_present"], "frame",
+        ({0: batch, 2: rows, 3: columns}, {0: batch}, of_frame, {0: batch}))
+    return encoder, decoder
+
+
+@torch.no_grad()
+def compare(model: ConditionalVQVAE, encoder_onnx: bytes, decoder_onnx: bytes,
+            pairs: list[tuple[Frame, Frame]]) -> Agreement:
+    """Run torch and onnxruntime on each pair: indices of the source, then the frame decoded from torch's indices
+    at every level, with side information and without."""
+    encoder, decoder = EncoderSession(encoder_onnx), DecoderSession(decoder_onnx)
+    equal = total = 0
+    worst = 0.0
+    for source, side in pairs:
+        x, y = (to_float(pad(frame, model.config.stride))[None] for frame in (source, side))
+        ours = EncoderGraph(model)(torch.from_numpy(x))
+        theirs = encoder.run(x)
+        equal += int((ours.numpy() == theirs).sum())
+        total += theirs.size
+        for level in range(len(model.config.codebook_sizes)):
+            for present in (1.0, 0.0):
+                at = np.array([level], np.int64)
+                there = np.array([present], np.float32)
+                expected = DecoderGraph(model)(ours, torch.from_numpy(at), torch.from_numpy(y),
+                                               torch.from_numpy(there))
+                got = decoder.run(ours.numpy(), at, y, there)
+                worst = max(worst, float(np.abs(expected.numpy() - got).max()))
+    return Agreement(len(pairs), total, equal / total, worst)
+
+
+def static_prior(checkpoint: Checkpoint) -> StaticPrior:
+    """The frequency tables from the index counts of training batches. Raises BundleError without counts."""
+    counts = checkpoint.facts.get("index_counts")
+    if not counts:
+        raise BundleError("the checkpoint has no index counts: train it to a validation step first")
+    return StaticPrior.from_counts([np.asarray(c, dtype=np.int64) for c in counts])
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def export(checkpoint: Checkpoint, output: Path, *, name: str, licence: str,
+           frames: list[tuple[Frame, Frame]]) -> tuple[Bundle, Agreement]:
+    """Write the bundle of `checkpoint` to the directory `output`, after comparing on `frames` (source, side).
+
+    Raises BundleError when torch and onnxruntime disagree beyond the tolerances.
+    """
+    model = checkpoint.averaged_model()
+    encoder_onnx, decoder_onnx = export_graphs(model)
+    agreement = compare(model, encoder_onnx, decoder_onnx, frames)
+    if agreement.index_agreement < MIN_INDEX_AGREEMENT or agreement.max_frame_difference > MAX_FRAME_DIFFERENCE:
+        raise BundleError(f"torch and onnxruntime disagree, nothing is written: {agreement}")
+    facts = {
+        "model": checkpoint.model_config.to_dict(), "train": checkpoint.train_config.to_dict(),
+        "steps": checkpoint.step,
+        "parameters": {"encoder": parameter_count(model.encoder), "decoder": parameter_count(model.decoder),
+                       "side_network": parameter_count(model.side_network)},
+        "export_check": {**asdict(agreement), "onnxruntime": onnxruntime.__version__},
+        **{k: v for k, v in checkpoint.facts.items() if k != "index_counts"},
+    }
+    bundle = write_bundle(
+        output, name=name, encoder_onnx=encoder_onnx, decoder_onnx=decoder_onnx,
+        prior=static_prior(checkpoint), geometry=Geometry(model.config.stride, MAX_SIDE, MAX_PIXELS),
+        rate_levels=[i + 1 for i in range(len(model.config.codebook_sizes))], training=facts,
+        licence=licence, opset=OPSET, ir_version=IR_VERSION)
+    return bundle, agreement
+
+
+def check_frames(pairs: list[Pair]) -> list[tuple[Frame, Frame]]:
+    """Frames to compare on: whole, an odd crop, and the smallest; and two that are hard on arithmetic."""
+    frames = []
+    for index, pair in enumerate(pairs):
+        views = (pair.left, pair.right)
+        if index % 2 and min(pair.left.shape[:2]) >= 370 and pair.left.shape[1] >= 740:
+            views = (kitti128(pair.left), kitti128(pair.right))
+        frames.append(views)
+    left, right = pairs[0].left, pairs[0].right
+    frames += [(left[:77, :131], right[:77, :131]), (left[:8, :8], right[:8, :8])]
+    flat: npt.NDArray[np.uint8] = np.full((128, 256, 3), 90, np.uint8)
+    frames += [(flat, flat), (np.zeros_like(flat), flat)]
+    return frames
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory of training.train.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to write.")],
+    pairs: Annotated[list[Path] | None, typer.Option(
+        help="Pairs to compare torch and onnxruntime on; the synthetic drive without.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name for people; the output's by default.")] = None,
+    licence: Annotated[str, typer.Option(help="SPDX identifier that the weights carry.")] = "CC-BY-NC-SA-3.0",
+) -> None:
+    """Write a bundle that the services can load."""
+    loaded = Checkpoint.load(checkpoint)
+    real = [pair for directory in pairs or [] for pair in load_pairs([directory])]
+    compared = real or render_drives(4, seed=0, width=256, height=128)
+    bundle, agreement = export(loaded, output, name=name or output.name, licence=licence,
+                               frames=check_frames(compared))
+    print(f"compared on {agreement.frames} frames: {100 * agreement.index_agreement:.4f} % of "
+          f"{agreement.indices} indices agree, decoded values differ by {agreement.max_frame_difference:.1e} "
+          f"at most ({255 * agreement.max_frame_difference:.3f} grey levels)")
+    size = math.fsum((output / file).stat().st_size for file in bundle.manifest.files) / 1e6
+    print(f"{output}: bundle {bundle.bundle_id[:16]}, bitstream {bundle.bitstream_id.hex()}, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except NdscError as error:
+        sys.exit(f"error: {error}")
