@@ -2,7 +2,7 @@
 
     node ──frames──→ reader ──≤ credit──→ worker ──acks, errors──→ writer ──→ node
 
-The reader never waits for the worker, so a node that breaks its credit is seen at once, and so is a silent one.
+The reader never waits for the worker, so a node that breaks its credit is seen at once, as is a silent one.
 """
 
 from __future__ import annotations
@@ -91,13 +91,16 @@ class _Arrived(Generic[FrameT]):
 class Conversation(ABC, Generic[FrameT, AnswerT]):
     """One open stream. Subclasses say what to do with a frame."""
 
-    def __init__(self, account: Account, terms: Terms, registry: StreamRegistry, answer: type[AnswerT]) -> None:
+    def __init__(
+        self, account: Account, terms: Terms, registry: StreamRegistry, answer: type[AnswerT]
+    ) -> None:
         self.account = account
         self.terms = terms
         self.log: Any = structlog.get_logger(__name__).bind(
-            rig=account.key.rig, camera=account.key.camera, session=account.session_id.hex()[:8])
+            rig=account.key.rig, camera=account.key.camera, session=account.session_id.hex()[:8]
+        )
         self._registry = registry
-        self._answer = answer
+        self._answer: type[AnswerT] = answer
         self._waiting: asyncio.Queue[_Arrived[FrameT] | None] = asyncio.Queue()
         self._outbox: asyncio.Queue[AnswerT | None] = asyncio.Queue()
         self._frames_in_flight = 0
@@ -118,7 +121,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
 
     @abstractmethod
     async def take(self, frame: FrameT, arrived: float) -> None:
-        """Do what the stream is for; `arrived` is in the event loop's time. Raises NdscError for a bad frame."""
+        """Do what the stream is for; `arrived` is event loop time. Raises NdscError for a bad frame."""
 
     def end(self, error: RefusedError) -> None:
         """Break the stream off, with this error."""
@@ -134,22 +137,125 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
 
         Raises RefusedError when the node breaks the rules, or another session takes over.
         """
-        self._registry.open(self.account, self)
-        self.log.info("stream opened", width=self.account.width, height=self.account.height)
+        account = self.account
+        self._registry.open(account, self)
+        self.log.info("stream opened", width=account.width, height=account.height)
         self._outbox.put_nowait(self.opened())
-        ended = asyncio.create_task(self._wait_for_end())
         try:
             async with asyncio.TaskGroup() as group:
-                work = group.create_task(self._read_and_work(requests))
+                watch = group.create_task(self._watch())
                 group.create_task(self._write(write))
-                group.create_task(self._raise_end(ended, work))
-        except* RefusedError as errors:
-            raise _first(errors) from None
+                group.create_task(self._work(watch))
+                group.create_task(self._read(requests))
+        except BaseExceptionGroup as errors:
+            refusal = _first_refusal(errors)
+            if refusal is None:
+                raise
+            self.log.warning("stream refused", reason=reason_name(refusal.reason), message=str(refusal))
+            raise refusal from None
         finally:
-            ended.cancel()
-            account = self.account
             # What was under way when a stream broke off has no other end.
             account.failed = account.received - account.decoded
             self._registry.close(account)
-            self.log.info("stream closed", received=account.received, decoded=account.decoded,
-                          failed=account.failed, dropped=account.dropped)
+            self.log.info(
+                "stream closed",
+                received=account.received,
+                decoded=account.decoded,
+                failed=account.failed,
+                dropped=account.dropped,
+            )
+
+    async def _watch(self) -> None:
+        raise await self._ended
+
+    async def _read(self, requests: AsyncIterator[Any]) -> None:
+        silence_s = _SILENT_INTERVALS * self.terms.heartbeat_interval_ms / 1000
+        last_sequence = 0
+        while True:
+            try:
+                async with asyncio.timeout(silence_s):
+                    request = await anext(requests, None)
+            except TimeoutError:
+                raise RefusedError(
+                    SESSION_STATE,
+                    f"nothing came for {silence_s:g} s, not even a heartbeat; open a new session",
+                ) from None
+            if request is None:
+                self._waiting.put_nowait(None)
+                return
+            kind = request.WhichOneof("message")
+            if kind == "frame":
+                frame: FrameT = request.frame
+                if frame.sequence <= last_sequence:
+                    raise RefusedError(
+                        SEQUENCE_NOT_INCREASING,
+                        f"sequence {frame.sequence} came after {last_sequence}; sequences count up from 1",
+                    )
+                last_sequence = frame.sequence
+                self._enqueue(frame)
+            elif kind == "open":
+                raise RefusedError(SESSION_STATE, "`open` came twice; one call is one session")
+            elif kind != "heartbeat":
+                raise RefusedError(FIELD_INVALID, "a message held neither a frame nor a heartbeat")
+
+    def _enqueue(self, frame: FrameT) -> None:
+        size_bytes = self.size_bytes(frame)
+        self.account.received += 1
+        self.account.received_bytes += size_bytes
+        self._frames_in_flight += 1
+        self._bytes_in_flight += size_bytes
+        if (
+            self._frames_in_flight > self.terms.credit_frames
+            or self._bytes_in_flight > self.terms.credit_bytes
+        ):
+            raise RefusedError(
+                CREDIT_EXCEEDED,
+                f"{self._frames_in_flight} frames ({self._bytes_in_flight} bytes) are in flight, "
+                f"but the credit is {self.terms.credit_frames} frames "
+                f"({self.terms.credit_bytes} bytes); wait for acks",
+            )
+        self._waiting.put_nowait(_Arrived(frame, size_bytes, asyncio.get_running_loop().time()))
+
+    async def _work(self, watch: asyncio.Task[None]) -> None:
+        while (arrived := await self._waiting.get()) is not None:
+            sequence = arrived.frame.sequence
+            try:
+                await self.take(arrived.frame, arrived.time)
+            except NdscError as error:
+                self._report(sequence, reason_of(error), str(error))
+            except Exception:
+                # One frame must never end a session; what is wrong belongs in the log, not on the wire.
+                self.log.exception("frame failed", sequence=sequence)
+                self._report(sequence, DECODER_FAILED, "the decoder failed on this frame; its log says why")
+            else:
+                self.account.decoded += 1
+            self._frames_in_flight -= 1
+            self._bytes_in_flight -= arrived.size_bytes
+            self._outbox.put_nowait(self.ack(sequence))
+        watch.cancel()
+        self._outbox.put_nowait(None)
+
+    def _report(self, sequence: int, reason: ErrorReason, message: str) -> None:
+        self.account.failed += 1
+        self.log.warning("frame refused", sequence=sequence, reason=reason_name(reason), message=message)
+        self._outbox.put_nowait(
+            self._answer(error=types_pb2.FrameError(sequence=sequence, reason=reason, message=message))
+        )
+
+    async def _write(self, write: Callable[[AnswerT], Awaitable[None]]) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.terms.heartbeat_interval_ms / 1000):
+                    answer = await self._outbox.get()
+            except TimeoutError:
+                answer = self._answer(heartbeat=types_pb2.Heartbeat())
+            if answer is None:
+                return
+            await write(answer)
+
+
+def _first_refusal(errors: BaseExceptionGroup[BaseException]) -> RefusedError | None:
+    for error in errors.exceptions:
+        if isinstance(error, RefusedError):
+            return error
+    return None

@@ -51,8 +51,10 @@ class Decoders:
         for decoder in decoders:
             other = self._by_bitstream.setdefault(decoder.bundle.bitstream_id, decoder)
             if other is not decoder:
-                raise BundleError(f"{decoder.bundle.path} and {other.bundle.path} decode the same bitstream; "
-                                  f"serve one of them")
+                raise BundleError(
+                    f"{decoder.bundle.path} and {other.bundle.path} decode the same bitstream; "
+                    f"serve one of them"
+                )
         self.max_pixels: Final = max(decoder.bundle.geometry.max_pixels for decoder in self.all())
 
     @classmethod
@@ -68,11 +70,14 @@ class Decoders:
         """The decoder of a bitstream. Raises RefusedError (BITSTREAM_UNKNOWN)."""
         decoder = self._by_bitstream.get(bitstream_id)
         if decoder is None:
-            served = ", ".join(f"{other.hex()} ({found.bundle.name})"
-                               for other, found in self._by_bitstream.items())
+            served = ", ".join(
+                f"{other.hex()} ({found.bundle.name})" for other, found in self._by_bitstream.items()
+            )
             raise RefusedError(
-                BITSTREAM_UNKNOWN, f"no bundle for bitstream {bitstream_id.hex()} is served here, only for {served}; "
-                                   f"encode with the bundle that the decoder serves")
+                BITSTREAM_UNKNOWN,
+                f"bitstream {bitstream_id.hex()} is not served here, only {served}; "
+                f"encode with the bundle that the decoder serves",
+            )
         return decoder
 
     async def decode(self, decoder: FrameDecoder, indices: Indices, side: Frame | None) -> Frame:

@@ -26,23 +26,23 @@ def is_name(text: str) -> bool:
 def check_name(what: str, text: str) -> str:
     """`text` when it can name a rig, a camera or a stream."""
     if not is_name(text):
-        raise RefusedError(FIELD_INVALID, f"{what} must be 1 to 64 of the characters A-Z a-z 0-9 _ . -, "
-                                          f"not {text[:80]!r}")
+        raise RefusedError(
+            FIELD_INVALID, f"{what} must be 1 to 64 of the characters A-Z a-z 0-9 _ . -, not {text[:80]!r}"
+        )
     return text
 
 
 def check_session_id(session_id: bytes) -> bytes:
     """`session_id` when it has its 16 bytes."""
     if len(session_id) != SESSION_ID_BYTES:
-        raise RefusedError(FIELD_INVALID, f"session_id must have {SESSION_ID_BYTES} bytes, not {len(session_id)}")
+        raise RefusedError(FIELD_INVALID, f"session_id must have 16 bytes, not {len(session_id)}")
     return session_id
 
 
 def check_bitstream_id(bitstream_id: bytes) -> bytes:
     """`bitstream_id` when it has its 16 bytes."""
     if len(bitstream_id) != BITSTREAM_ID_BYTES:
-        raise RefusedError(
-            FIELD_INVALID, f"bitstream_id must have {BITSTREAM_ID_BYTES} bytes, not {len(bitstream_id)}")
+        raise RefusedError(FIELD_INVALID, f"bitstream_id must have 16 bytes, not {len(bitstream_id)}")
     return bitstream_id
 
 
@@ -58,5 +58,6 @@ def check_streams(streams: Sequence[str]) -> tuple[str, ...]:
     """The side-information streams of a session: few, named, each once."""
     if len(streams) > MAX_STREAMS or len(set(streams)) != len(streams):
         raise RefusedError(
-            FIELD_INVALID, f"side_information_streams must be at most {MAX_STREAMS} names, each once")
+            FIELD_INVALID, f"side_information_streams must be at most {MAX_STREAMS} names, each once"
+        )
     return tuple(check_name("a side-information stream", stream) for stream in streams)

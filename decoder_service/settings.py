@@ -18,39 +18,55 @@ class DecoderSettings(ServiceSettings):
 
     model_config = service_config(program="ndsc serve decoder", env_prefix="NDSC_DECODER_")
 
-    listen: str = Field("127.0.0.1:50051", description="address to serve at, host:port; port 0 takes a free one")
-    bundle: Paths = Field((), description="bundles to serve, directories or zips; default: the one that comes along")
+    listen: str = Field("127.0.0.1:50051", description="address to serve at, host:port; port 0: a free one")
+    bundle: Paths = Field((), description="bundles to serve, directories or zips; default: the shipped one")
     pair_tolerance_ms: int = Field(
-        50, ge=0, le=60_000, description="largest time between a frame and its side information")
+        50, ge=0, le=60_000, description="largest time between a frame and its side information"
+    )
     pair_wait_ms: int = Field(
-        250, ge=0, le=60_000, description="longest wait of an arrived frame for its side information")
+        250, ge=0, le=60_000, description="longest wait of an arrived frame for its side information"
+    )
     side_information_capacity_frames: int = Field(
-        64, ge=1, le=100_000, description="side-information frames held of each stream; the oldest go first")
+        64, ge=1, le=100_000, description="side-information frames held of each stream; the oldest go first"
+    )
     side_information_capacity_mbytes: int = Field(
-        256, ge=8, le=1 << 20, description="memory for all held side information, in MiB; the oldest go first")
+        256, ge=8, le=1 << 20, description="MiB for all held side information; the oldest go first"
+    )
     max_sessions: int = Field(
-        32, ge=1, le=10_000, description="open camera sessions, and likewise side-information streams, "
-                                         "and subscribers")
+        32,
+        ge=1,
+        le=10_000,
+        description="open camera sessions, and likewise side-information streams, and subscribers",
+    )
     credit_frames: int = Field(
-        4, ge=1, le=MAX_CREDIT_FRAMES, description="frames that a node may have unacknowledged")
+        4, ge=1, le=MAX_CREDIT_FRAMES, description="frames that a node may have unacknowledged"
+    )
     credit_bytes: int = Field(
-        1 << 20, ge=1024, description="payload bytes that a camera node may have unacknowledged; one frame of the "
-                                      "largest size fits in any case")
+        1 << 20,
+        ge=1024,
+        description="payload bytes that a camera node may have unacknowledged; one frame fits in any case",
+    )
     heartbeat_interval_ms: int = Field(
-        2_000, ge=50, le=60_000, description="longest silence on a stream; a node silent for three is given up")
-    handshake_timeout_s: float = Field(5.0, gt=0, le=60, description="longest wait for a stream's first message")
+        2_000, ge=50, le=60_000, description="longest silence on a stream; after three a node is given up"
+    )
+    handshake_timeout_s: float = Field(5.0, gt=0, le=60, description="longest wait for a stream to open")
     write_frames: Path | None = Field(
-        None, description="folder that decoded frames are written to, as RIG/CAMERA/SEQUENCE.png")
+        None, description="folder that decoded frames are written to, as RIG/CAMERA/SEQUENCE.png"
+    )
     attach: Names = Field(
-        (), description="side information that the server reads itself, RIG/CAMERA=SOURCE, where SOURCE is a "
-                        "folder, a video file, camera:/dev/videoN, rtsp://… or synthetic:right")
+        (),
+        description="side information that the server reads itself, RIG/CAMERA=SOURCE, where SOURCE is a "
+        "folder, a video file, camera:/dev/videoN, rtsp://… or synthetic:right",
+    )
     attach_fps: float | None = Field(None, gt=0, le=1000, description="frames a second of attached files")
     attach_epoch: float | None = Field(
-        None, ge=0, description="capture time of the first frame of attached files, seconds since 1970")
+        None, ge=0, description="capture time of the first frame of attached files, seconds since 1970"
+    )
     attach_loop: bool = Field(False, description="play attached files again and again")
     drain_seconds: float = Field(5.0, gt=0, le=600, description="longest time to finish after SIGTERM")
     subscriber_queue_frames: int = Field(
-        16, ge=1, le=1024, description="pictures held for a slow subscriber; beyond it the oldest are missed")
+        16, ge=1, le=1024, description="pictures held for a slow subscriber; beyond it the oldest are missed"
+    )
 
     @field_validator("attach")
     @classmethod

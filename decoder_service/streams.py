@@ -79,11 +79,15 @@ class StreamRegistry:
         former = self._open.get(key)
         if former is not None:
             former.account.open = False
-            former.peer.end(RefusedError(
-                SESSION_SUPERSEDED, f"another session of camera {key.camera!r} of rig {key.rig!r} took over; "
-                                    f"two nodes with one name cannot both stream"))
+            former.peer.end(
+                RefusedError(
+                    SESSION_SUPERSEDED,
+                    f"another session of camera {key.camera!r} of rig {key.rig!r} took over; "
+                    f"two nodes with one name cannot both stream",
+                )
+            )
         elif sum(other.kind == key.kind for other in self._open) >= self.max_open:
-            raise RefusedError(SESSION_LIMIT, f"{self.max_open} streams are open, which is all this server takes")
+            raise RefusedError(SESSION_LIMIT, f"{self.max_open} streams are open; this server takes no more")
         account.open = True
         self._open[key] = _Open(account, peer)
         self._accounts[key] = account
@@ -96,7 +100,7 @@ class StreamRegistry:
         if current is not None and current.account is account:
             del self._open[account.key]
         closed = [key for key in self._accounts if key not in self._open]
-        for key in closed[:max(0, len(closed) - _MAX_CLOSED)]:
+        for key in closed[: max(0, len(closed) - _MAX_CLOSED)]:
             del self._accounts[key]
         if not self._open:
             self._empty.set()

@@ -1,1 +1,1 @@
-"""The camera node: frames of a source, compressed alone and streamed to a decoder; or side information as seen."""
+"""The camera node: a source's frames, compressed alone and streamed to a decoder, or side information."""

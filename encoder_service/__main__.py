@@ -1,4 +1,4 @@
-"""`python -m encoder_service`: start a camera node."""
+"""`python -m encoder_service`: starts a camera node."""
 
 import sys
 

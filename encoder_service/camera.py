@@ -21,7 +21,8 @@ from ndsc.v1.types_pb2 import Clock, Geometry, Heartbeat
 class CameraRole:
     """Compresses frames with the bundle's encoder, seeing nothing but the frame.
 
-    Loads the bundle and warms it up: make it off the event loop. Raises BundleError, ProviderError, RateLevelError.
+    Loads the bundle and warms it up: make it off the event loop. Raises BundleError, ProviderError and
+    RateLevelError.
     """
 
     def __init__(self, settings: EncoderSettings) -> None:

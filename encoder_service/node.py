@@ -15,6 +15,7 @@ import structlog
 from encoder_service.capture import CaptureQueue, start_capture
 from encoder_service.settings import EncoderSettings
 from encoder_service.uplink import Call, Request, SessionError, TooLargeError, Uplink
+from ndsc.codec.errors import NdscError
 from ndsc.service.channel import open_channel
 from ndsc.sources import Source, SourceFrame, open_source
 from ndsc.v1 import types_pb2
@@ -71,6 +72,7 @@ class Node:
         self._source: Source | None = None
         self._queue: CaptureQueue | None = None
         self._uplink: Uplink | None = None
+        self._stopped = False
         self._in_hand = 0
         self._given_up = 0
         self._reported_drops = 0
@@ -86,8 +88,8 @@ class Node:
     async def run(self, on_streaming: Callable[[], Awaitable[None]]) -> None:
         """Connect, stream until the source ends or `stop`, wait for the acknowledgements.
 
-        `on_streaming` is awaited once the session is open. Raises SourceError, SessionError, and what the role
-        raises for frames and bundles that it cannot use.
+        `on_streaming` is awaited once the session is open. Raises SourceError, SessionError, and what the
+        role raises for frames and bundles that it cannot use.
         """
         settings = self._settings
         role = await asyncio.to_thread(self._make_role, settings)
@@ -114,7 +116,9 @@ class Node:
                     log=self._log,
                 )
                 await self._uplink.open(opening, settings.handshake_timeout_s)
-                self._queue = CaptureQueue(settings.queue_frames, lossless=settings.pace == "credit")
+                self._queue = CaptureQueue(
+                    settings.queue_frames, lossless=settings.pace == "credit", on_end=self._uplink.wake
+                )
                 self._log.info(
                     "streaming",
                     decoder=settings.decoder,
@@ -134,11 +138,12 @@ class Node:
                     await self._uplink.close()
 
     def stop(self) -> None:
-        """Capture no more; `run` then sends the frames that wait, and finishes."""
+        """Capture no more; `run` then finishes. Frames that wait are still sent, but dropped in real time."""
+        self._stopped = True
         if self._source is not None:
             self._source.close()
         if self._queue is not None:
-            self._queue.end()
+            self._queue.end(discard=self._settings.pace == "realtime")
 
     def summary(self) -> dict[str, Any]:
         """The session's account so far, ready for JSON."""
@@ -172,42 +177,69 @@ class Node:
 
     async def _pump(self, role: Role, source: Source, queue: CaptureQueue, uplink: Uplink) -> None:
         """Send frames while there are any, then wait for all acknowledgements."""
+        failure: NdscError | None = None
         try:
-            while await uplink.ready() and (frame := await queue.take()) is not None:
-                self._in_hand = 1
-                dropped = self._dropped()
-                start_s = time.perf_counter()
-                prepared = await asyncio.to_thread(
-                    role.prepare, frame, uplink.next_sequence, dropped - self._reported_drops
-                )
-                coding_s = time.perf_counter() - start_s
-                if await self._send(uplink, prepared):
-                    self._in_hand = 0
-                    self._reported_drops = dropped
-                    self._coding_s += coding_s
-                    self._payload_bytes += prepared.payload_bytes
-                    self._frame_bytes += prepared.frame_bytes
-                else:
-                    self._in_hand = 0
-                    self._given_up += 1
-        finally:
-            source.close()
-            queue.end(discard=True)
+            while await queue.wait() and not uplink.draining:
+                # The credit comes first, so that the frame is as fresh as can be when it is coded.
+                if await self._credit(queue, uplink, 1) and (frame := queue.take()) is not None:
+                    self._in_hand = 1
+                    await self._send(role, frame, queue, uplink)
+        except SessionError:
+            raise
+        except NdscError as error:  # what was sent before is still finished
+            failure = error
+        cut_off = uplink.draining and not self._stopped
+        source.close()
+        queue.end(discard=True)
         await uplink.finish(self._settings.drain_seconds)
-        if uplink.draining:
+        if failure is not None:
+            raise failure
+        if cut_off:
             raise SessionError(
-                f"the decoder at {self._settings.decoder} shut down; every frame it took is "
-                f"acknowledged; start this node again when it is back"
+                f"the decoder at {self._settings.decoder} shut down; every frame it took is acknowledged; "
+                f"start this node again when it is back"
             )
 
-    async def _send(self, uplink: Uplink, prepared: Prepared) -> bool:
+    async def _send(self, role: Role, frame: SourceFrame, queue: CaptureQueue, uplink: Uplink) -> None:
+        dropped = self._dropped()
+        start_s = time.perf_counter()
+        prepared = await asyncio.to_thread(
+            role.prepare, frame, uplink.next_sequence, dropped - self._reported_drops
+        )
+        coding_s = time.perf_counter() - start_s
         try:
-            return await uplink.send(prepared.request, prepared.payload_bytes)
+            covered = await self._credit(queue, uplink, prepared.payload_bytes)
         except TooLargeError as error:
             if self._settings.pace == "credit":
                 raise
-            self._log.warning("frame dropped", reason=str(error))
-            return False
+            self._log.warning("frame dropped", name=frame.name, reason=str(error))
+            covered = False
+        self._in_hand = 0
+        if not covered:
+            self._given_up += 1
+            return
+        self._reported_drops = dropped
+        self._coding_s += coding_s
+        self._payload_bytes += prepared.payload_bytes
+        self._frame_bytes += prepared.frame_bytes
+        self._log.debug("frame", sequence=uplink.next_sequence, payload_bytes=prepared.payload_bytes)
+        await uplink.send(prepared.request, prepared.payload_bytes)
+
+    async def _credit(self, queue: CaptureQueue, uplink: Uplink, payload_bytes: int) -> bool:
+        """Wait for credit: while frames come, and `drain_seconds` more. False: there is nothing to send."""
+        if await uplink.wait_for_credit(payload_bytes, unless=lambda: queue.ended):
+            return True
+        patience_s = self._settings.drain_seconds
+        try:
+            async with asyncio.timeout(patience_s):
+                return await uplink.wait_for_credit(
+                    payload_bytes, unless=lambda: queue.empty and not self._in_hand
+                )
+        except TimeoutError:
+            raise SessionError(
+                f"the decoder at {self._settings.decoder} took no frame for {patience_s:g} s; the last ones "
+                f"were not sent"
+            ) from None
 
     def _dropped(self) -> int:
         return self._given_up + (self._queue.dropped if self._queue else 0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 from grpc_health.v1 import health_pb2
 
 from encoder_service.camera import CameraRole
-from encoder_service.node import Node
+from encoder_service.node import Node, Role
 from encoder_service.settings import EncoderSettings
 from encoder_service.side import SideInformationRole
 from encoder_service.uplink import SessionError
@@ -20,9 +20,12 @@ from ndsc.service.server import announce, create_server, run_until_signal
 from ndsc.service.settings import fail, load_settings
 
 HEALTH_NAME: Final = "encoder"
-"""Health service name that is SERVING while the session is open; the empty name tells that the process lives."""
+"""Health service that is SERVING while the session is open; the empty name tells that the process lives."""
 
-_ROLES: Final = {"camera": CameraRole, "side-information": SideInformationRole}
+_ROLES: Final[dict[str, Callable[[EncoderSettings], Role]]] = {
+    "camera": CameraRole,
+    "side-information": SideInformationRole,
+}
 
 _log = structlog.get_logger(__name__)
 
@@ -30,8 +33,9 @@ _log = structlog.get_logger(__name__)
 async def serve(settings: EncoderSettings) -> None:
     """Run a node until its source ends, it is told to stop, or the session breaks.
 
-    Prints `ready {"port": …}` once the session is open and `done {…}`, the session's account, at its end. Raises
-    NdscError when anything but a signal or the source's end was the reason, or frames were left unacknowledged.
+    Prints `ready {"port": …}` once the session is open and `done {…}`, the session's account, at its end.
+    Raises NdscError when the reason was neither a signal nor the source's end, or frames were left
+    unacknowledged.
     """
     server = await create_server(
         listen=settings.listen, register=lambda _: None, service_names=(), reflect=settings.reflection
@@ -60,10 +64,10 @@ async def serve(settings: EncoderSettings) -> None:
         summary = node.summary()
         _log.info("done", **summary)
         announce("done", **summary)
-        if work.cancelled():
+        if work.cancelled() and summary["sent"] > summary["acked"]:
             raise SessionError(
-                f"stopped after {settings.drain_seconds:g} s with "
-                f"{summary['sent'] - summary['acked']} frames not acknowledged"
+                f"stopped after {settings.drain_seconds:g} s; the decoder at {settings.decoder} did not "
+                f"acknowledge {summary['sent'] - summary['acked']} frames"
             )
     if not work.cancelled():
         work.result()

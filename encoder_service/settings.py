@@ -37,9 +37,9 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class EncoderSettings(ServiceSettings):
-    """Settings of a camera node: flags, then NDSC_ENCODER_* variables, then the file, then these defaults."""
+    """Settings of a camera node: flags, environment (NDSC_ENCODER_…) or a TOML file."""
 
-    model_config = service_config(program="encoder_service", env_prefix="NDSC_ENCODER_")
+    model_config = service_config(program="ndsc serve encoder", env_prefix="NDSC_ENCODER_")
 
     listen: str = Field(
         "127.0.0.1:50061",
@@ -62,7 +62,7 @@ class EncoderSettings(ServiceSettings):
     camera: str = Field("left", description="name of this camera in its rig")
     side_information: Names = Field(
         ("right",),
-        description="cameras of the rig that may serve as side information, best first; empty: none",
+        description="cameras of the rig that may serve as side information, best first; `none`: decode without",
     )
     rate_level: int | None = Field(
         None, ge=0, description="0 is the lowest rate; default: the bundle's middle"
@@ -116,6 +116,11 @@ class EncoderSettings(ServiceSettings):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a name: 1 to 64 letters, digits, _ . or -")
         return value
+
+    @field_validator("side_information")
+    @classmethod
+    def _none(cls, streams: tuple[str, ...]) -> tuple[str, ...]:
+        return () if streams == ("none",) else streams
 
     @field_validator("decoder")
     @classmethod

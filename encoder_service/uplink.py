@@ -90,7 +90,7 @@ class Uplink:
                 f"the decoder at {self._address} did not open the session within {timeout_s:g} s; "
                 f"check that a decoder listens there"
             ) from None
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError) as error:
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await self._reason(error) from error
         if not isinstance(response, Response) or response.WhichOneof("message") != "opened":
             raise SessionError(f"the decoder at {self._address} did not answer as the contract says")
@@ -102,24 +102,24 @@ class Uplink:
         self._last_write_s = asyncio.get_running_loop().time()
         self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._beat())]
 
-    async def ready(self) -> bool:
-        """Wait until the credit covers another frame. False: the decoder drains. Raises SessionError."""
-        await self._until(lambda: self.draining or len(self._in_flight) < self._credit.max_frames)
-        return not self.draining
-
-    async def send(self, request: Request, payload_bytes: int) -> bool:
-        """Send frame `next_sequence` as soon as the credit covers it. False: the decoder drains; it was not sent.
+    async def wait_for_credit(self, payload_bytes: int, *, unless: Callable[[], bool]) -> bool:
+        """Wait until the credit covers a frame. False: the decoder drains, or `unless` holds (see `wake`).
 
         Raises SessionError, and TooLargeError when the decoder gives credit for no frame of this size.
         """
-        await self._until(lambda: self.draining or self._covers(payload_bytes))
-        if self.draining:
-            return False
+        await self._until(lambda: self.draining or self._covers(payload_bytes) or unless())
+        return not self.draining and self._covers(payload_bytes)
+
+    def wake(self) -> None:
+        """Look again at what `wait_for_credit` waits for."""
+        self._changed.set()
+
+    async def send(self, request: Request, payload_bytes: int) -> None:
+        """Send frame `next_sequence`, which the credit covers. Raises SessionError."""
         self._in_flight[self.next_sequence] = payload_bytes
         self.sent += 1
         self.next_sequence += 1
         await self._write(request)
-        return True
 
     async def finish(self, patience_s: float) -> None:
         """Wait for all acknowledgements, then end the call.
@@ -159,8 +159,8 @@ class Uplink:
             return False
         if not self._in_flight and 0 < credit.max_bytes < payload_bytes:
             raise TooLargeError(
-                f"a frame of {payload_bytes} bytes is beyond the {credit.max_bytes} bytes that the "
-                f"decoder at {self._address} takes; use a lower rate or smaller frames"
+                f"a frame of {payload_bytes} bytes is beyond the {credit.max_bytes} bytes that the decoder "
+                f"at {self._address} takes; use a lower rate or smaller frames"
             )
         return sum(self._in_flight.values()) + payload_bytes <= credit.max_bytes
 
@@ -221,7 +221,7 @@ class Uplink:
             self._changed.set()
             self._on_end()
 
-    def _take(self, response: Response) -> None:
+    def _take(self, response: Any) -> None:
         kind = response.WhichOneof("message")
         if kind == "ack":
             sequence = response.ack.up_to_sequence

@@ -206,6 +206,8 @@ def main(  # noqa: PLR0913 - one flag for each dial
     side_dropout: Annotated[float, typer.Option(help="Share of samples without y; 1 trains the blind twin.")]
     = TrainConfig.side_dropout,
     synthetic_share: float = TrainConfig.synthetic_share,
+    unquantized_steps: Annotated[int, typer.Option(help="Steps before the codebooks start.")]
+    = TrainConfig.unquantized_steps,
     drives: Annotated[int, typer.Option(help="Synthetic drives to render.")] = 400,
     channels: int = ModelConfig.channels,
     codebooks: Annotated[str, typer.Option(help="Codebook size of each residual stage.")] = "256,256,256",
@@ -226,7 +228,7 @@ def main(  # noqa: PLR0913 - one flag for each dial
         raise typer.BadParameter(f"--codebooks {codebooks}: give sizes such as 256,256,256") from None
     model_config = replace(ModelConfig(), channels=channels, codebook_sizes=sizes, alignment=alignment)
     config = replace(TrainConfig(), steps=steps, batch_size=batch_size, learning_rate=learning_rate,
-                     side_dropout=side_dropout, seed=seed,
+                     side_dropout=side_dropout, seed=seed, unquantized_steps=min(unquantized_steps, steps // 2),
                      synthetic_share=synthetic_share if pairs else 1.0)
     with console.status("reading pairs") as status:
         loaded = load_pairs(pairs or [], status.update)

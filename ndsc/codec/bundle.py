@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import os
 import shutil
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
@@ -28,7 +25,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ndsc.codec.bitstream import BITSTREAM_ID_BYTES, Bitstream
-from ndsc.codec.errors import BundleError, OutputError
+from ndsc.codec.errors import BundleError, OutputError, first_problem
 from ndsc.codec.frames import Geometry
 from ndsc.codec.golden import Golden, make_golden
 from ndsc.codec.prior import FREQUENCY_TOTAL, MAX_STAGES, StaticPrior
@@ -37,18 +34,6 @@ BUNDLE_ENVIRONMENT: Final = "NDSC_BUNDLE"
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_FILE_BYTES: Final = 256 << 20
 REQUIRED_FILES: Final = ("encoder.onnx", "decoder.onnx", "prior.json", "golden.json")
-
-# What zipfile raises on damage; RuntimeError is an encrypted member or a compression this Python lacks.
-_ZIP_ERRORS: Final = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-)
 
 _PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -182,7 +167,9 @@ class Bundle:
             with zipfile.ZipFile(path) as archive:
                 members = _zip_members(archive, path)
                 return cls._assemble(path, lambda name, limit: _read_member(archive, members, name, limit))
-        except _ZIP_ERRORS as error:
+        except BundleError:
+            raise
+        except Exception as error:  # zipfile and its decompressors raise a dozen types on damaged input
             raise BundleError(f"{path}: not a readable zip of a bundle: {error}") from error
 
     @classmethod
@@ -238,10 +225,8 @@ def _parse_manifest(data: bytes, path: Path) -> Manifest:
         manifest = Manifest.model_validate_json(data)
         canonical_json(manifest.model_dump())
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
         raise BundleError(
-            f"{path}: manifest.json is not one this release can use: {where}: {first['msg']}"
+            f"{path}: manifest.json is not one this release can use: {first_problem(error)}"
         ) from error
     except ValueError as error:
         raise BundleError(f"{path}: manifest.json holds a value that cannot be hashed: {error}") from error
@@ -347,8 +332,9 @@ def write_bundle(
         files["manifest.json"] = (
             json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         )
-    except ValueError as error:  # pydantic's ValidationError is one
-        raise BundleError(f"these parts do not make a bundle: {error}") from error
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else error
+        raise BundleError(f"these parts do not make a bundle: {problem}") from error
     try:
         _replace_directory(directory, files)
     except OSError as error:

@@ -21,6 +21,8 @@ Every message is one line that says what is wrong and what to do.
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 
 class NdscError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -68,3 +70,10 @@ class FrameFileError(DamagedError):
 
 class BitstreamMismatchError(NdscError):
     """Bits made with another bitstream id than the bundle's."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line: where, and what."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]

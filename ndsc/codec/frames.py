@@ -106,7 +106,10 @@ def to_float(frame: Frame) -> NDArray[np.float32]:
 
 def to_uint8(pixels: NDArray[np.float32]) -> Frame:
     """float [3, H, W] → uint8 [H, W, 3]: clipped to [0, 1], scaled by 255, halves rounded up."""
-    levels = np.floor(np.clip(pixels, 0, 1) * np.float32(255) + np.float32(0.5))
+    levels = np.clip(pixels, 0, 1)
+    levels *= 255
+    levels += 0.5
+    # Nothing is negative here, so the cast, which truncates, rounds down.
     return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 0))
 
 

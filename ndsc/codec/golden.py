@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ndsc.codec.bitstream import Bitstream, decode_payload, encode_payload
-from ndsc.codec.errors import BundleError, NdscError
+from ndsc.codec.errors import BundleError, NdscError, first_problem
 from ndsc.codec.frames import Grid
 from ndsc.codec.prior import FREQUENCY_TOTAL
 
@@ -51,9 +51,7 @@ class Golden(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BundleError(f"golden.json is not valid: {where}: {first['msg']}") from error
+            raise BundleError(f"golden.json is not valid: {first_problem(error)}") from error
 
     def to_json(self) -> bytes:
         """As `golden.json`."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ndsc.codec.errors import BundleError
+from ndsc.codec.errors import BundleError, first_problem
 
 FREQUENCY_BITS: Final = 16
 FREQUENCY_TOTAL: Final = 1 << FREQUENCY_BITS
@@ -81,9 +81,7 @@ class StaticPrior:
                 tables.append(np.array(table, dtype=np.uint32))
             return cls(tuple(tables))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BundleError(f"prior.json is not a valid prior: {where}: {first['msg']}") from error
+            raise BundleError(f"prior.json is not a valid prior: {first_problem(error)}") from error
         except ValueError as error:
             raise BundleError(f"prior.json is not a valid prior: {error}") from error
 

@@ -1,7 +1,7 @@
 """Rate and distortion of a bundle on stereo pairs, every figure from real bytes.
 
-    left ─→ protocol ─→ FrameEncoder ─→ .ndsc bytes ─→ FrameDecoder ─→ output ─→ PSNR, MS-SSIM against left
-    right ─→ protocol ─────────────────────────────────────┘
+left ─→ protocol ─→ FrameEncoder ─→ .ndsc bytes ─→ FrameDecoder ─→ output ─→ PSNR, MS-SSIM against left
+right ─→ protocol ─────────────────────────────────────┘
 """
 
 from __future__ import annotations

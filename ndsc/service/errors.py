@@ -1,10 +1,10 @@
 """Errors on the wire: one table of reasons, and the way in and out of google.rpc.Status.
 
-    NdscError
-    ├── RefusedError       a server refuses a request or a frame, for one of the table's reasons
-    ├── ServiceError       a client was refused: `reason`, `retryable`
-    │   └── UnreachableError   nothing answers at the address
-    └── ListenError        the server cannot take its address
+NdscError
+├── RefusedError       a server refuses a request or a frame, for one of the table's reasons
+├── ServiceError       a client was refused: `reason`, `retryable`
+│   └── UnreachableError   nothing answers at the address
+└── ListenError        the server cannot take its address
 """
 
 from __future__ import annotations
@@ -153,14 +153,24 @@ class AbortableContext(Protocol):
 async def abort(context: AbortableContext, reason: ErrorReason, message: str) -> NoReturn:
     """End a call with the reason's code, ErrorInfo, and RetryInfo while draining."""
     outcome = OUTCOMES[reason]
-    details = [error_details_pb2.ErrorInfo(
-        reason=reason_name(reason), domain=DOMAIN,
-        metadata={"retryable": "true" if outcome.retryable else "false"})]
+    details = [
+        error_details_pb2.ErrorInfo(
+            reason=reason_name(reason),
+            domain=DOMAIN,
+            metadata={"retryable": "true" if outcome.retryable else "false"},
+        )
+    ]
     packed = [_pack(detail) for detail in details]
     if reason == DRAINING:
-        packed.append(_pack(error_details_pb2.RetryInfo(
-            retry_delay=duration_pb2.Duration(nanos=RETRY_AFTER_DRAIN_MS % 1000 * 1_000_000,
-                                              seconds=RETRY_AFTER_DRAIN_MS // 1000))))
+        packed.append(
+            _pack(
+                error_details_pb2.RetryInfo(
+                    retry_delay=duration_pb2.Duration(
+                        nanos=RETRY_AFTER_DRAIN_MS % 1000 * 1_000_000, seconds=RETRY_AFTER_DRAIN_MS // 1000
+                    )
+                )
+            )
+        )
     status = status_pb2.Status(code=outcome.code.value[0], message=message, details=packed)
     await context.abort_with_status(rpc_status.to_status(status))
 
@@ -193,8 +203,10 @@ def service_error(error: grpc.RpcError, address: str) -> ServiceError:
 
 def unreachable(address: str) -> UnreachableError:
     """The error for an address where no service answers."""
-    return UnreachableError(f"no service answers at {address}: start it with `ndsc serve decoder` or "
-                            f"`ndsc serve encoder`, or check the address")
+    return UnreachableError(
+        f"no service answers at {address}: start it with `ndsc serve decoder` or "
+        f"`ndsc serve encoder`, or check the address"
+    )
 
 
 def _parts(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, status_pb2.Status | None]:

@@ -51,15 +51,20 @@ def from_image(image: Image, *, max_pixels: int) -> Frame:
     except Exception as error:  # Pillow's parsers raise a dozen types on damaged input
         raise RefusedError(IMAGE_INVALID, f"the bytes are no {coder.upper()} image") from error
     if size != (image.width, image.height):
-        raise RefusedError(IMAGE_INVALID, f"the image is {size[0]}x{size[1]} pixels, "
-                                          f"but {image.width}x{image.height} were stated")
+        raise RefusedError(
+            IMAGE_INVALID,
+            f"the image is {size[0]}x{size[1]} pixels, but {image.width}x{image.height} were stated",
+        )
     try:
         frame = decode_image(image.data, max_pixels)
     except ImageError as error:
         raise RefusedError(IMAGE_INVALID, str(error)) from error
     if frame.shape != shape:  # orientation in EXIF swaps the sides
-        raise RefusedError(IMAGE_INVALID, f"the image is {frame.shape[1]}x{frame.shape[0]} pixels upright, "
-                                          f"but {image.width}x{image.height} were stated")
+        raise RefusedError(
+            IMAGE_INVALID,
+            f"the image is {frame.shape[1]}x{frame.shape[0]} pixels upright, "
+            f"but {image.width}x{image.height} were stated",
+        )
     return frame
 
 
@@ -71,13 +76,18 @@ def check_image(image: Image, *, max_pixels: int) -> None:
         raise RefusedError(FIELD_INVALID, "an image must state its width and height")
     pixels = image.width * image.height
     if pixels > max_pixels:
-        raise RefusedError(IMAGE_INVALID, f"an image of {image.width}x{image.height} pixels is too large; "
-                                          f"at most {max_pixels} pixels are taken")
+        raise RefusedError(
+            IMAGE_INVALID,
+            f"an image of {image.width}x{image.height} pixels is too large; "
+            f"at most {max_pixels} pixels are taken",
+        )
     size = len(image.data)
     if image.format == types_pb2.IMAGE_FORMAT_RAW_RGB8:
         if size != pixels * 3:
-            raise RefusedError(IMAGE_INVALID, f"a raw image of {image.width}x{image.height} pixels has "
-                                              f"{pixels * 3} bytes, not {size}")
+            raise RefusedError(
+                IMAGE_INVALID,
+                f"a raw image of {image.width}x{image.height} pixels has {pixels * 3} bytes, not {size}",
+            )
     elif size > max_image_bytes(pixels):
         raise RefusedError(IMAGE_INVALID, f"{size} bytes are too many for an image of {pixels} pixels")
 

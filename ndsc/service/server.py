@@ -35,8 +35,9 @@ class ServiceServer:
 
     async def set_serving(self, serving: bool) -> None:
         """Set the health of all services; the process itself (service name "") stays SERVING."""
-        status = (health_pb2.HealthCheckResponse.SERVING if serving
-                  else health_pb2.HealthCheckResponse.NOT_SERVING)
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for name in self.service_names:
             await self.health.set(name, status)
 
@@ -64,26 +65,31 @@ async def create_server(
     `register` adds the servicers; `service_names` are their full names. Raises ListenError when the address
     cannot be taken.
     """
-    server = grpc.aio.server(options=(
-        ("grpc.so_reuseport", 0),  # else a second server takes the same port in silence
-        ("grpc.max_receive_message_length", max_receive_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-    ))
+    server = grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 0),  # else a second server takes the same port in silence
+            ("grpc.max_receive_message_length", max_receive_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        )
+    )
     checker = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     register(server)
     if reflect:
         reflection.enable_server_reflection(
-            (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+            (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
         await server.stop(None)
-        raise ListenError(f"cannot listen at {listen}: the port is taken or the host is not this machine's; "
-                          f"choose another with --listen") from error
+        raise ListenError(
+            f"cannot listen at {listen}: the port is taken or the host is not this machine's; "
+            f"choose another with --listen"
+        ) from error
     started = ServiceServer(server, checker, tuple(service_names), port)
     await started.set_serving(False)
     await server.start()

@@ -48,7 +48,7 @@ SETTINGS_CONFIG = SettingsConfigDict(
 
 
 def service_config(*, program: str, env_prefix: str) -> SettingsConfigDict:
-    """`model_config` of a service's settings: its name in `--help`, the prefix of its environment variables."""
+    """`model_config` of a service's settings: name in `--help`, prefix of environment variables."""
     config = SETTINGS_CONFIG.copy()
     config["cli_prog_name"] = program
     config["env_prefix"] = env_prefix
@@ -76,7 +76,7 @@ class _ConfigFile(PydanticBaseSettingsSource):
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """"host:port" or "[IPv6]:port" → (host without brackets, port). Raises ValueError with one clear line."""
+    """Split "host:port" or "[IPv6]:port" → (host without brackets, port). Raises ValueError with one line."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{address!r} is not an address such as 127.0.0.1:50051 or [::1]:50051")
@@ -104,7 +104,8 @@ class ServiceSettings(BaseSettings):
     config: Path | None = Field(None, description="TOML file with settings, named as the flags are")
     listen: str = Field("127.0.0.1:0", description="address to serve at, host:port; port 0 takes a free one")
     allow_plaintext_beyond_loopback: bool = Field(
-        False, description="serve other machines although traffic is not encrypted")
+        False, description="serve other machines although traffic is not encrypted"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     log_json: bool = Field(False, description="log one JSON object a line instead of text")
     provider: Literal["cpu", "cuda"] = Field("cpu", description="where networks run")
@@ -122,7 +123,8 @@ class ServiceSettings(BaseSettings):
         if not is_loopback(self.listen) and not self.allow_plaintext_beyond_loopback:
             raise ValueError(
                 f"listen: {self.listen} can be reached from other machines and traffic is not encrypted; add "
-                f"--allow-plaintext-beyond-loopback if the network is trusted, or listen at 127.0.0.1")
+                f"--allow-plaintext-beyond-loopback if the network is trusted, or listen at 127.0.0.1"
+            )
         return self
 
     @classmethod

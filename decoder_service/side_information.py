@@ -1,0 +1,147 @@
+"""Held side information, and which of it a frame is decoded with."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from ndsc.codec.frames import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class SideFrame:
+    """One side-information frame y."""
+
+    image: Frame
+    """uint8 RGB [height, width, 3]."""
+    capture_time_us: int
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """The frame that serves, and its stream."""
+
+    stream: str
+    frame: SideFrame
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What a search for side information came to."""
+
+    paired: Paired | None
+    other_size: tuple[str, int, int] | None = None
+    """(stream, width, height) of a frame that was near enough in time but not of the size asked for."""
+
+
+StreamName = tuple[str, str]
+"""(rig, camera)."""
+
+
+class SideInformationStore:
+    """The newest side information of each stream, bounded in frames a stream and in bytes in all.
+
+    Belongs to the event loop. What arrived first goes first, whatever its capture time: clocks of two cameras
+    need not agree.
+    """
+
+    def __init__(self, *, capacity_frames: int, capacity_bytes: int) -> None:
+        self._capacity_frames = capacity_frames
+        self._capacity_bytes = capacity_bytes
+        self._held_bytes = 0
+        self._numbers = count()
+        self._frames: OrderedDict[int, tuple[StreamName, SideFrame]] = OrderedDict()
+        self._arrivals: dict[StreamName, OrderedDict[int, None]] = {}
+        # (capture time, number) of each stream's held frames, in order.
+        self._times: dict[StreamName, list[tuple[int, int]]] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all held images."""
+        return self._held_bytes
+
+    def held_frames(self, rig: str, camera: str) -> int:
+        """Frames held of one stream."""
+        return len(self._times.get((rig, camera), ()))
+
+    def put(self, rig: str, camera: str, frame: SideFrame) -> None:
+        """Hold a frame, letting go of as many of the oldest as that takes."""
+        stream = (rig, camera)
+        number = next(self._numbers)
+        self._frames[number] = (stream, frame)
+        self._arrivals.setdefault(stream, OrderedDict())[number] = None
+        bisect.insort(self._times.setdefault(stream, []), (frame.capture_time_us, number))
+        self._held_bytes += frame.image.nbytes
+        if len(self._times[stream]) > self._capacity_frames:
+            self._let_go(next(iter(self._arrivals[stream])))
+        while self._held_bytes > self._capacity_bytes:
+            self._let_go(next(iter(self._frames)))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _let_go(self, number: int) -> None:
+        stream, frame = self._frames.pop(number)
+        del self._arrivals[stream][number]
+        self._times[stream].remove((frame.capture_time_us, number))
+        self._held_bytes -= frame.image.nbytes
+        if not self._times[stream]:
+            del self._times[stream], self._arrivals[stream]
+
+    def nearest(self, rig: str, camera: str, capture_time_us: int, tolerance_us: int) -> SideFrame | None:
+        """The frame nearest in time, within the tolerance; of two equally near, the earlier."""
+        times = self._times.get((rig, camera))
+        if not times:
+            return None
+        after = bisect.bisect_left(times, (capture_time_us, -1))
+        candidates = times[max(0, after - 1) : after + 1]
+        time_us, number = min(candidates, key=lambda held: (abs(held[0] - capture_time_us), held[0]))
+        if abs(time_us - capture_time_us) > tolerance_us:
+            return None
+        return self._frames[number][1]
+
+    def _settled(self, stream: StreamName, capture_time_us: int) -> bool:
+        times = self._times.get(stream)
+        return times is not None and times[-1][0] >= capture_time_us
+
+    async def pair(
+        self,
+        rig: str,
+        streams: Sequence[str],
+        capture_time_us: int,
+        *,
+        size: tuple[int, int],
+        tolerance_us: int,
+        deadline: float,
+    ) -> Pairing:
+        """The nearest frame of `size` (width, height) within the tolerance, of the best stream that has one.
+
+        `streams` come best first. Waits for a better stream's frame until `deadline` (event loop time), but
+        not once a frame at or past the wanted time is held: streams are in order, so nothing nearer can
+        follow.
+        """
+        while True:
+            changed = self._changed
+            expired = asyncio.get_running_loop().time() >= deadline
+            other_size: tuple[str, int, int] | None = None
+            for stream in streams:
+                if not (expired or self._settled((rig, stream), capture_time_us)):
+                    break
+                frame = self.nearest(rig, stream, capture_time_us, tolerance_us)
+                if frame is None:
+                    continue
+                height, width = frame.image.shape[:2]
+                if (width, height) == size:
+                    return Pairing(Paired(stream, frame))
+                other_size = other_size or (stream, width, height)
+            else:
+                return Pairing(None, other_size)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await changed.wait()
+            except TimeoutError:
+                continue

@@ -1,0 +1,204 @@
+"""The `ndsc` command: a thin layer over the codec, the evaluation and the client.
+
+Services are started as processes (`python -m encoder_service`), so this module imports neither of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ndsc.codec.bitstream import read_frame_file, write_frame_file
+from ndsc.codec.bundle import Bundle, default_bundle_path
+from ndsc.codec.codec import FrameDecoder, FrameEncoder
+from ndsc.codec.errors import NdscError
+from ndsc.codec.files import write_whole
+from ndsc.codec.frames import read_image, write_image
+from ndsc.codec.runtime import RuntimeOptions
+
+app = typer.Typer(
+    help="Neural distributed source coding: cameras compress alone, the decoder sees another view.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+serve = typer.Typer(help="Run a service in this terminal; --help after its name lists its settings.",
+                    no_args_is_help=True)
+app.add_typer(serve, name="serve")
+# Progress and notes go to stderr: stdout carries results alone, so that --json can be piped.
+_notes = Console(stderr=True)
+
+BundleOption = Annotated[Path | None, typer.Option(
+    "--bundle", help="Bundle directory or zip; $NDSC_BUNDLE or the released default without.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to onnxruntime.")]
+
+
+class _Protocol(StrEnum):
+    KITTI128 = "kitti128"
+    NATIVE = "native"
+
+
+class _SideInformation(StrEnum):
+    RIGHT = "right"
+    NONE = "none"
+    WRONG = "wrong"
+
+
+def _load_bundle(path: Path | None) -> Bundle:
+    return Bundle.load(path or default_bundle_path())
+
+
+def _report(as_json: bool, facts: dict[str, Any], line: str) -> None:
+    print(json.dumps(facts) if as_json else line)
+
+
+@app.command()
+def encode(
+    image: Annotated[Path, typer.Argument(help="Any image Pillow reads.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .ndsc file to write.")],
+    bundle: BundleOption = None,
+    rate: Annotated[int | None, typer.Option(help="Rate level, 0 the lowest; the bundle's default without.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compress one image, without side information: the encoder never sees it."""
+    loaded = _load_bundle(bundle)
+    frame = FrameEncoder(loaded).encode(read_image(image), rate)
+    write_frame_file(output, frame)
+    size = output.stat().st_size
+    _report(as_json, {
+        "output": str(output), "bundle_id": loaded.bundle_id, "bitstream_id": loaded.bitstream_id.hex(),
+        "rate": frame.rate_level, "width": frame.width, "height": frame.height,
+        "payload_bytes": len(frame.payload), "file_bytes": size, "payload_bpp": frame.payload_bpp,
+    }, f"{output}: {frame.width}x{frame.height}, rate {frame.rate_level}, payload {len(frame.payload)} bytes "
+       f"({frame.payload_bpp:.4f} bpp), file {size} bytes")
+
+
+@app.command()
+def decode(
+    frame: Annotated[Path, typer.Argument(help="A .ndsc file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Image to write; the suffix gives the format.")],
+    side_information: Annotated[Path | None, typer.Option(
+        help="What another camera saw at that time, same size.")] = None,
+    bundle: BundleOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Decompress one frame, with side information when there is any."""
+    loaded = _load_bundle(bundle)
+    compressed = read_frame_file(frame)
+    side = read_image(side_information) if side_information else None
+    write_image(output, FrameDecoder(loaded).decode(compressed, side))
+    with_side = "with" if side is not None else "without"
+    _report(as_json, {
+        "output": str(output), "bundle_id": loaded.bundle_id, "rate": compressed.rate_level,
+        "width": compressed.width, "height": compressed.height, "side_information": side is not None,
+    }, f"{output}: {compressed.width}x{compressed.height}, decoded {with_side} side information")
+
+
+@app.command()
+def evaluate(
+    pairs: Annotated[list[Path], typer.Option(help="Directory with left/ and right/; may repeat.")],
+    protocol: Annotated[_Protocol, typer.Option(
+        help="kitti128: centre crop 370x740, resized to 128x256; native: frames as they are.")] = _Protocol.KITTI128,
+    side_information: Annotated[_SideInformation, typer.Option(
+        help="What the decoder sees: the right frame, none, or another pair's.")] = _SideInformation.RIGHT,
+    bundle: BundleOption = None,
+    threads: Threads = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write every figure, image by image, to OUT.",
+                                                metavar="OUT")] = None,
+) -> None:
+    """Measure rate and distortion on stereo pairs, from real bytes that are decoded again."""
+    # Here, not above: encode and decode should not pay for the import of protobuf.
+    from ndsc.evaluate import evaluate as run
+    from ndsc.evaluate.wire import frame_message_bytes
+
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_notes, transient=True) as progress:
+        task = progress.add_task("")
+        result = run(_load_bundle(bundle), pairs, frame_bytes=frame_message_bytes, protocol=protocol.value,
+                     side_information=side_information.value, options=RuntimeOptions(threads=threads),
+                     progress=lambda done, total: progress.update(task, completed=done, total=total))
+    if output:
+        write_whole(output, (json.dumps(result.to_json(), indent=1) + "\n").encode())
+    table = Table(title=f"{result.pairs} pairs, {result.protocol}, side information: {result.side_information}")
+    for heading in ("rate", "payload bpp", "frame bpp", "PSNR dB", "PSNR float", "MS-SSIM", "encode ms", "decode ms"):
+        table.add_column(heading, justify="right")
+    for p in result.points:
+        similarity = "too small" if p.ms_ssim is None else f"{p.ms_ssim:.4f}"
+        table.add_row(str(p.rate), f"{p.payload_bpp:.4f}", f"{p.frame_bpp:.4f}", f"{p.psnr:.2f}",
+                      f"{p.psnr_float:.2f}", similarity, f"{p.encode_ms:.1f}", f"{p.decode_ms:.1f}")
+    Console().print(table)
+
+
+@app.command()
+def health(
+    address: Annotated[str, typer.Argument(help="host:port of an encoder or decoder service.")],
+    service: Annotated[str, typer.Option(help="Full service name; all of the process without.")] = "",
+    timeout_s: Annotated[float, typer.Option(min=0.1)] = 5.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask a service how it is; exit 0 when it serves, 1 otherwise."""
+    from ndsc.service.health import check_health
+
+    status = asyncio.run(check_health(address, service, timeout_s))
+    _report(as_json, {"address": address, "service": service, "status": status}, status)
+    if status != "SERVING":
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    pairs: Annotated[Path | None, typer.Option(
+        help="Directory with left/ and right/; a synthetic drive without.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to stream at most.")] = 24,
+    rate: Annotated[int | None, typer.Option(help="Rate level, 0 the lowest; the lowest without.")] = None,
+    bundle: BundleOption = None,
+    output: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("out"),
+) -> None:
+    """Stream left frames from a node to a decoder that sees the right ones, and show what came out."""
+    from ndsc.demo import run_demo
+
+    run_demo(pairs, frames=frames, rate_level=rate or 0, bundle_path=bundle or default_bundle_path(),
+             output=output, console=Console())
+
+
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    """Replace this process by a service: signals and the exit code are then the service's own."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is wanted
+
+
+@serve.command("encoder", context_settings=_PASS_ON)
+def serve_encoder(context: typer.Context) -> None:
+    """A camera node: source, encoder, stream to a decoder."""
+    _become("encoder_service", context.args)
+
+
+@serve.command("decoder", context_settings=_PASS_ON)
+def serve_decoder(context: typer.Context) -> None:
+    """The server: side information, conditional decoder, Decode and Subscribe."""
+    _become("decoder_service", context.args)
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose become one line and exit code 1."""
+    try:
+        app()
+    except NdscError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The demo's picture: panels side by side, each with what it is and what it cost."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ndsc.codec.frames import Frame, decode_image
+
+_MARGIN = 12
+_CAPTION = 52
+_INK, _FAINT, _PAPER = (28, 30, 34), (96, 100, 108), (250, 250, 248)
+_MIN_PANEL_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture [height, width, 3] with a title and a line below it."""
+
+    frame: Frame
+    title: str
+    line: str
+
+
+@dataclass(frozen=True)
+class OrdinaryPicture:
+    """What an ordinary codec makes of a frame with a given number of bytes."""
+
+    codec: str
+    size_bytes: int
+    frame: Frame
+
+
+def ordinary(frame: Frame, target_bytes: int) -> OrdinaryPicture:
+    """The WebP or JPEG file of `frame` whose size lies nearest to `target_bytes`; of two, the smaller.
+
+    Both codecs have a least size; when it is above the target, that is what comes back, with its real size.
+    """
+    image = Image.fromarray(frame)
+    best: tuple[int, int, str, bytes] | None = None
+    for codec in ("WebP", "JPEG"):
+        for quality in range(0 if codec == "WebP" else 1, 96, 1 if codec == "JPEG" else 2):
+            buffer = io.BytesIO()
+            image.save(buffer, codec, quality=quality, **({"method": 4} if codec == "WebP" else
+                                                          {"optimize": True}))
+            data = buffer.getvalue()
+            candidate = (abs(len(data) - target_bytes), len(data), codec, data)
+            if best is None or candidate[:2] < best[:2]:
+                best = candidate
+            if len(data) > target_bytes:
+                break  # sizes only grow from here
+    assert best is not None
+    return OrdinaryPicture(best[2], best[1], decode_image(best[3]))
+
+
+def compose(panels: Sequence[Panel], title: str, columns: int = 2) -> Frame:
+    """All panels in a grid under a title; uint8 [height, width, 3]. Panels share one size."""
+    height, width = panels[0].frame.shape[:2]
+    scale = max(1, -(-_MIN_PANEL_WIDTH // width))
+    panel_width, panel_height = width * scale, height * scale
+    rows = -(-len(panels) // columns)
+    big, small = ImageFont.load_default(20), ImageFont.load_default(16)
+    sheet = Image.new("RGB", (columns * (panel_width + _MARGIN) + _MARGIN,
+                              48 + rows * (panel_height + _CAPTION + _MARGIN)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, 14), title, fill=_INK, font=big)
+    for index, panel in enumerate(panels):
+        left = _MARGIN + (index % columns) * (panel_width + _MARGIN)
+        top = 48 + (index // columns) * (panel_height + _CAPTION + _MARGIN)
+        image = Image.fromarray(panel.frame).resize((panel_width, panel_height), Image.Resampling.BICUBIC)
+        sheet.paste(image, (left, top))
+        draw.text((left, top + panel_height + 6), panel.title, fill=_INK, font=small)
+        draw.text((left, top + panel_height + 27), panel.line, fill=_FAINT, font=small)
+    return np.asarray(sheet)

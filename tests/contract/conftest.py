@@ -1,0 +1,92 @@
+"""A decoder server in this process, on a free loopback port, with the tiny bundle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from decoder_service.server import DecoderServer
+from decoder_service.settings import DecoderSettings
+from ndsc.codec.bitstream import CompressedFrame
+from ndsc.codec.bundle import Bundle
+from ndsc.codec.codec import FrameDecoder, FrameEncoder, Indices
+from ndsc.codec.frames import Frame
+
+StartDecoder = Callable[..., Awaitable[DecoderServer]]
+
+
+def address_of(server: DecoderServer) -> str:
+    return f"127.0.0.1:{server.server.port}"
+
+
+@pytest.fixture
+async def start_decoder(tiny_bundle_path: Path) -> AsyncIterator[StartDecoder]:
+    """`await start_decoder(pair_wait_ms=0, …)` → a started DecoderServer, warm unless `warm=False`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*, warm: bool = True, **settings: Any) -> DecoderServer:
+            values: dict[str, Any] = {"listen": "127.0.0.1:0", "bundle": (tiny_bundle_path,), "threads": 1}
+            decoder = DecoderServer.load(DecoderSettings(**(values | settings)))
+            stack.callback(decoder.close)
+            await decoder.start()
+            stack.push_async_callback(decoder.server.stop)
+            if warm:
+                await decoder.warm_up()
+            return decoder
+
+        yield start
+
+
+@pytest.fixture
+async def decoder_address(start_decoder: StartDecoder) -> str:
+    """host:port of a running decoder with default settings."""
+    return address_of(await start_decoder())
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_bundle: Bundle) -> FrameEncoder:
+    return FrameEncoder(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tiny_bundle: Bundle) -> FrameDecoder:
+    """The same decoder as the server's, for what its pictures must be."""
+    return FrameDecoder(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Frame:
+    """uint8 [24, 40, 3]: the source frame x."""
+    return np.random.default_rng(1).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def side_picture() -> Frame:
+    """uint8 [24, 40, 3]: the side information y."""
+    return np.random.default_rng(2).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def compressed(tiny_encoder: FrameEncoder, picture: Frame) -> CompressedFrame:
+    return tiny_encoder.encode(picture)
+
+
+@pytest.fixture
+def held_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Decoding stands still until this event is set; it is set at the end of the test in any case."""
+    go_on = threading.Event()
+    decode_batch = FrameDecoder.decode_batch
+
+    def held(self: FrameDecoder, unpacked: list[Indices], side: list[Frame | None]) -> list[Frame]:
+        go_on.wait()
+        return decode_batch(self, unpacked, side)
+
+    monkeypatch.setattr(FrameDecoder, "decode_batch", held)
+    yield go_on
+    go_on.set()

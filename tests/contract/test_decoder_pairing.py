@@ -1,0 +1,196 @@
+"""Which side information a session's frames are decoded with."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from ndsc.client import Client, SubscribedFrame
+from ndsc.codec.bitstream import CompressedFrame
+from ndsc.codec.codec import FrameDecoder
+from ndsc.codec.frames import Frame, write_image
+from ndsc.sources import SourceError
+from ndsc.v1.catalog_pb2 import STREAM_KIND_SIDE_INFORMATION
+from tests.contract.conftest import StartDecoder, address_of
+from tests.contract.decoder_node import EPOCH_US, CameraNode, SideNode, camera_open, side_open, streams, until
+
+LONG_MS = 20_000
+"""A wait that no test sits out."""
+
+
+async def decode_one(
+    address: str, compressed: CompressedFrame, *, offset_us: int = 0, wanted: tuple[str, ...] = ("right",)
+) -> SubscribedFrame:
+    """Stream one frame captured at EPOCH_US + offset_us, and give what a subscriber gets."""
+    with Client(address) as client:
+        pictures = await asyncio.to_thread(client.subscribe, "rig")
+        async with CameraNode.connect(address) as node:
+            await node.open(camera_open(compressed, side_information_streams=wanted))
+            await node.send(1, compressed, offset_us=offset_us)
+            return await asyncio.to_thread(next, pictures)
+
+
+async def test_the_nearest_serves(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame, tiny_decoder: FrameDecoder
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    black = np.zeros_like(side_picture)
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        await side.send(1, black, EPOCH_US)
+        await side.send(2, side_picture, EPOCH_US + 40_000)
+        await side.send(3, black, EPOCH_US + 80_000)
+        decoded = await decode_one(address, compressed, offset_us=50_000)
+    use = decoded.side_information
+    assert (use.outcome, use.stream) == ("paired", "right")
+    assert (use.capture_time_us, use.offset_us) == (EPOCH_US + 40_000, -10_000)
+    np.testing.assert_array_equal(decoded.image, tiny_decoder.decode(compressed, side_picture))
+
+
+async def test_beyond_the_tolerance_none_serves(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame, tiny_decoder: FrameDecoder
+) -> None:
+    # The held frame is later than the wanted one, so the long wait ends at once.
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS, pair_tolerance_ms=10))
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        await side.send(1, side_picture, EPOCH_US + 10_001)
+        decoded = await decode_one(address, compressed)
+        assert decoded.side_information.outcome == "absent"
+        np.testing.assert_array_equal(decoded.image, tiny_decoder.decode(compressed))
+        await side.send(2, side_picture, EPOCH_US + 100_000)
+        again = await decode_one(address, compressed, offset_us=110_000 - 20_000)
+        assert (again.side_information.outcome, again.side_information.offset_us) == ("paired", 10_000)
+
+
+async def test_a_frame_waits_for_its_side_information(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        await side.send(1, side_picture, EPOCH_US - 20_000)  # near enough, but something nearer may come
+        waiting = asyncio.create_task(decode_one(address, compressed))
+        await until(address, lambda streams: "left" in streams and streams["left"].received == 1)
+        assert not waiting.done()
+        await side.send(2, side_picture, EPOCH_US)
+        decoded = await waiting
+    assert (decoded.side_information.outcome, decoded.side_information.offset_us) == ("paired", 0)
+
+
+async def test_side_information_that_comes_too_late(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=20))
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        decoded = await decode_one(address, compressed)
+        await side.send(1, side_picture, EPOCH_US)
+    assert decoded.side_information.outcome == "absent"
+    assert decoded.decode_us >= 20_000
+
+
+async def test_an_earlier_frame_serves_when_the_wait_is_over(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=20))
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        await side.send(1, side_picture, EPOCH_US - 30_000)
+        decoded = await decode_one(address, compressed)
+    assert (decoded.side_information.outcome, decoded.side_information.offset_us) == ("paired", -30_000)
+
+
+async def test_waits_do_not_add_up(start_decoder: StartDecoder, compressed: CompressedFrame) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=400))
+    loop = asyncio.get_running_loop()
+    async with CameraNode.connect(address) as node:
+        await node.open(camera_open(compressed, side_information_streams=["nobody"]))
+        began = loop.time()
+        for sequence in (1, 2, 3, 4):
+            await node.send(sequence, compressed)
+        await node.finish()
+        assert 0.35 < loop.time() - began < 1.2
+
+
+async def test_none_asked_for(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        await side.send(1, side_picture, EPOCH_US)
+        decoded = await decode_one(address, compressed, wanted=())
+    assert decoded.side_information.outcome == "not_requested"
+
+
+async def test_another_size_is_not_used(
+    start_decoder: StartDecoder, compressed: CompressedFrame, tiny_decoder: FrameDecoder
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    larger = np.full((32, 40, 3), 200, np.uint8)
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(larger))
+        await side.send(1, larger, EPOCH_US)
+        with capture_logs() as logs:
+            async with CameraNode.connect(address) as node:
+                await node.open(camera_open(compressed, side_information_streams=["right"]))
+                await node.send(1, compressed, offset_us=0)
+                await node.send(2, compressed, offset_us=0)
+                await node.finish()
+            decoded = await decode_one(address, compressed)
+    assert decoded.side_information.outcome == "absent"
+    np.testing.assert_array_equal(decoded.image, tiny_decoder.decode(compressed))
+    warnings = [log for log in logs if log["event"] == "side information of another size is not used"]
+    assert len(warnings) == 2, "once for each session, not for each frame"
+    assert (warnings[0]["width"], warnings[0]["height"]) == (40, 32)
+
+
+async def test_streams_are_preferred_in_order(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=50))
+    async with SideNode.connect(address) as first, SideNode.connect(address) as second:
+        await first.open(side_open(side_picture, camera="first"))
+        await second.open(side_open(side_picture, camera="second"))
+        await first.send(1, side_picture, EPOCH_US + 30_000)
+        await second.send(1, side_picture, EPOCH_US)
+        decoded = await decode_one(address, compressed, wanted=("first", "second"))
+        assert (decoded.side_information.stream, decoded.side_information.offset_us) == ("first", 30_000)
+        await second.send(2, side_picture, EPOCH_US + 500_000)
+        later = await decode_one(address, compressed, offset_us=500_000, wanted=("first", "second"))
+        assert later.side_information.stream == "second"
+
+
+async def test_an_attached_source_serves(
+    start_decoder: StartDecoder,
+    compressed: CompressedFrame,
+    side_picture: Frame,
+    tiny_decoder: FrameDecoder,
+    tmp_path: Path,
+) -> None:
+    for number in range(2):
+        write_image(tmp_path / f"{number}.png", side_picture)
+    address = address_of(
+        await start_decoder(
+            pair_wait_ms=LONG_MS,
+            attach=(f"rig/right={tmp_path}",),
+            attach_epoch=EPOCH_US / 1e6,
+            attach_fps=50,
+        )
+    )
+    decoded = await decode_one(address, compressed, offset_us=20_000)
+    assert (decoded.side_information.outcome, decoded.side_information.offset_us) == ("paired", 0)
+    np.testing.assert_array_equal(decoded.image, tiny_decoder.decode(compressed, side_picture))
+    right = (await streams(address))["right"]
+    assert right.kind == STREAM_KIND_SIDE_INFORMATION
+    assert (right.received, right.decoded) == (2, 2)
+
+
+async def test_a_missing_attached_source_is_one_line(start_decoder: StartDecoder, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nowhere"):
+        await start_decoder(attach=(f"rig/right={tmp_path / 'nowhere'}",))
