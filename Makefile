@@ -1,12 +1,45 @@
+# Two commands for a newcomer: make demo, make test. Both make the same .venv.
 PYTHON ?= python3
-PROTOS := $(wildcard proto/ndsc/v1/*.proto)
+VENV := .venv
+BIN := $(VENV)/bin
 
-.venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --upgrade pip
-	.venv/bin/pip install --quiet -c constraints.txt -e '.[training,dev]'
+.PHONY: demo test lint packaging proto constraints format clean help
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[training,dev]'
 	touch $@
 
-.PHONY: proto
-proto: .venv/.installed  ## regenerate ndsc/v1 from proto/
-	.venv/bin/python proto/generate.py
+demo: $(VENV)/.installed  ## stream a synthetic stereo drive through both services; leaves out/demo.png
+	$(BIN)/ndsc demo
+
+test: $(VENV)/.installed  ## every test that needs no network beyond loopback
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed  ## formatting, linters, types, import rule, wire contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
+
+packaging: $(VENV)/.installed  ## install the wheel in an empty environment and serve from it (uses the package index)
+	$(BIN)/pytest -m packaging
+
+format: $(VENV)/.installed  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/.installed  ## regenerate ndsc/v1 from proto/
+	$(BIN)/python proto/generate.py
+
+constraints: $(VENV)/.installed  ## write the installed versions to constraints.txt
+	( head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' ) > constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## remove what the other commands made, the environment too
+	rm -rf $(VENV) out dist build

@@ -21,6 +21,7 @@ from ndsc.service.errors import (
     CREDIT_EXCEEDED,
     DECODER_FAILED,
     FIELD_INVALID,
+    PEER_SILENT,
     RETRY_AFTER_DRAIN_MS,
     SEQUENCE_NOT_INCREASING,
     SESSION_STATE,
@@ -34,6 +35,7 @@ from ndsc.v1.side_information_pb2 import StreamSideInformationResponse
 from ndsc.v1.types_pb2 import Credit, ErrorReason
 
 _SILENT_INTERVALS: Final = 3
+_WARNING_INTERVAL_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
         self._outbox: asyncio.Queue[AnswerT | None] = asyncio.Queue()
         self._frames_in_flight = 0
         self._bytes_in_flight = 0
+        self._next_warnings: dict[str, float] = {}
         self._ended: asyncio.Future[RefusedError] = asyncio.get_running_loop().create_future()
 
     @abstractmethod
@@ -127,6 +130,13 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
         """Break the stream off, with this error."""
         if not self._ended.done():
             self._ended.set_result(error)
+
+    def warn(self, event: str, **facts: object) -> None:
+        """Log a warning; the same event at most every ten seconds, for it may come with every frame."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_warnings.get(event, now):
+            self._next_warnings[event] = now + _WARNING_INTERVAL_S
+            self.log.warning(event, **facts)
 
     def ask_to_drain(self) -> None:
         """Ask the node to finish and close."""
@@ -177,7 +187,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
                     request = await anext(requests, None)
             except TimeoutError:
                 raise RefusedError(
-                    SESSION_STATE,
+                    PEER_SILENT,
                     f"nothing came for {silence_s:g} s, not even a heartbeat; open a new session",
                 ) from None
             if request is None:
@@ -237,7 +247,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
 
     def _report(self, sequence: int, reason: ErrorReason, message: str) -> None:
         self.account.failed += 1
-        self.log.warning("frame refused", sequence=sequence, reason=reason_name(reason), message=message)
+        self.warn("frame refused", sequence=sequence, reason=reason_name(reason), message=message)
         self._outbox.put_nowait(
             self._answer(error=types_pb2.FrameError(sequence=sequence, reason=reason, message=message))
         )

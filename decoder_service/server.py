@@ -21,7 +21,6 @@ from decoder_service.side_information import SideInformationStore
 from decoder_service.side_streams import SideInformationServicer
 from decoder_service.streams import StreamRegistry
 from ndsc.codec.bundle import default_bundle_path
-from ndsc.codec.errors import NdscError
 from ndsc.codec.runtime import RuntimeOptions
 from ndsc.service.server import ServiceServer, announce, create_server, max_message_bytes, run_until_signal
 from ndsc.v1 import catalog_pb2_grpc, decode_pb2_grpc, frame_stream_pb2_grpc, side_information_pb2_grpc
@@ -51,7 +50,7 @@ class DecoderServer:
         self._workers = workers
         self._decoders = decoders
         self._registry = StreamRegistry(settings.max_sessions)
-        self._store = SideInformationStore(
+        self.store = SideInformationStore(
             capacity_frames=settings.side_information_capacity_frames,
             capacity_bytes=settings.side_information_capacity_mbytes << 20,
         )
@@ -60,7 +59,7 @@ class DecoderServer:
         )
         self._decode = DecodeServicer(
             decoders=decoders,
-            store=self._store,
+            store=self.store,
             registry=self._registry,
             hub=self._hub,
             workers=workers,
@@ -93,7 +92,7 @@ class DecoderServer:
             max_receive_bytes=max_message_bytes(self._decoders.max_pixels),
         )
         for source in self._attached:
-            source.start(self._registry, self._store)
+            source.start(self._registry, self.store)
 
     async def warm_up(self) -> None:
         """Decode once with every bundle, then be SERVING. Raises ProviderError or BundleError."""
@@ -120,7 +119,7 @@ class DecoderServer:
         writer = None if settings.write_frames is None else FolderWriter(settings.write_frames, self._workers)
         parts = SessionParts(
             registry=self._registry,
-            store=self._store,
+            store=self.store,
             decoders=self._decoders,
             workers=self._workers,
             hub=self._hub,
@@ -137,7 +136,7 @@ class DecoderServer:
                 handshake_timeout_s=settings.handshake_timeout_s,
                 max_pixels=self._decoders.max_pixels,
                 registry=self._registry,
-                store=self._store,
+                store=self.store,
                 workers=self._workers,
             ),
             server,
@@ -170,7 +169,7 @@ async def serve(settings: DecoderSettings) -> None:
 async def _warm_up(decoder: DecoderServer, stop: asyncio.Event) -> None:
     try:
         await decoder.warm_up()
-    except NdscError:
+    except Exception:
         stop.set()
         raise
     _log.info("serving", port=decoder.server.port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import grpc.aio
 
@@ -38,8 +38,6 @@ from ndsc.v1.frame_stream_pb2 import Ack, Open, Opened, StreamFramesRequest, Str
 from ndsc.v1.frame_stream_pb2 import Frame as FrameMessage
 from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceServicer
 from ndsc.v1.types_pb2 import SideInformationUse
-
-_WARNING_INTERVAL_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,6 @@ class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse]):
         super().__init__(account, terms, parts.registry, StreamFramesResponse)
         self._session = session
         self._parts = parts
-        self._next_warning = 0.0
 
     def opened(self) -> StreamFramesResponse:
         return StreamFramesResponse(
@@ -144,7 +141,7 @@ class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse]):
         if pairing.paired is None:
             if pairing.other_size is not None:
                 stream, width, height = pairing.other_size
-                self._warn(
+                self.warn(
                     "side information of another size is not used",
                     stream=stream,
                     width=width,
@@ -168,13 +165,7 @@ class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse]):
         try:
             await self._parts.writer.write(picture)
         except (OutputError, OSError) as error:
-            self._warn("picture not written", sequence=picture.sequence, error=str(error))
-
-    def _warn(self, event: str, **facts: object) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_warning:
-            self._next_warning = now + _WARNING_INTERVAL_S
-            self.log.warning(event, repeated_after_s=_WARNING_INTERVAL_S, **facts)
+            self.warn("picture not written", sequence=picture.sequence, error=str(error))
 
 
 class FrameStreamServicer(FrameStreamServiceServicer):

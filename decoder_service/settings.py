@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -60,7 +59,10 @@ class DecoderSettings(ServiceSettings):
     )
     attach_fps: float | None = Field(None, gt=0, le=1000, description="frames a second of attached files")
     attach_epoch: float | None = Field(
-        None, ge=0, description="capture time of the first frame of attached files, seconds since 1970"
+        None,
+        ge=0,
+        le=253_402_300_799,
+        description="capture time of the first frame of attached files, seconds since 1970",
     )
     attach_loop: bool = Field(False, description="play attached files again and again")
     drain_seconds: float = Field(5.0, gt=0, le=600, description="longest time to finish after SIGTERM")
@@ -71,16 +73,10 @@ class DecoderSettings(ServiceSettings):
     @field_validator("attach")
     @classmethod
     def _check_attach(cls, attach: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in attach:
-            split_attachment(entry)
+        streams = [split_attachment(entry)[:2] for entry in attach]
+        if len(set(streams)) != len(streams):
+            raise ValueError("each RIG/CAMERA can have one source")
         return attach
-
-    @field_validator("attach_epoch", "attach_fps", "drain_seconds", "handshake_timeout_s")
-    @classmethod
-    def _check_finite(cls, value: float | None) -> float | None:
-        if value is not None and not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        return value
 
 
 def split_attachment(entry: str) -> tuple[str, str, str]:

@@ -57,6 +57,7 @@ class _SideConversation(Conversation[SideInformationFrame, StreamSideInformation
         return len(frame.image.data)
 
     async def take(self, frame: SideInformationFrame, arrived: float) -> None:
+        self.account.dropped += frame.dropped_before
         if not frame.HasField("capture_time"):
             raise RefusedError(FIELD_INVALID, "a side-information frame must state its capture_time")
         capture_time_us = from_timestamp(frame.capture_time)

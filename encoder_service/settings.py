@@ -62,7 +62,7 @@ class EncoderSettings(ServiceSettings):
     camera: str = Field("left", description="name of this camera in its rig")
     side_information: Names = Field(
         ("right",),
-        description="cameras of the rig that may serve as side information, best first; `none`: decode without",
+        description="cameras of the rig that may serve as side information, best first, or none",
     )
     rate_level: int | None = Field(
         None, ge=0, description="0 is the lowest rate; default: the bundle's middle"

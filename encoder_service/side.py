@@ -58,10 +58,12 @@ class SideInformationRole:
         )
 
     def prepare(self, frame: SourceFrame, sequence: int, dropped_before: int) -> Prepared:
-        """Code a frame as an image. Blocks. The contract has no place for `dropped_before` here."""
-        del dropped_before
+        """Code a frame as an image. Blocks."""
         image = to_image(frame.image, self._format)
         message = SideInformationFrame(
-            sequence=sequence, capture_time=to_timestamp(frame.capture_time_us), image=image
+            sequence=sequence,
+            capture_time=to_timestamp(frame.capture_time_us),
+            image=image,
+            dropped_before=dropped_before,
         )
         return Prepared(StreamSideInformationRequest(frame=message), len(image.data), message.ByteSize())

@@ -6,8 +6,8 @@ Camera sessions and side-information streams differ in their messages alone, so 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -22,6 +22,8 @@ from ndsc.v1.types_pb2 import Credit
 Request: TypeAlias = StreamFramesRequest | StreamSideInformationRequest
 Response: TypeAlias = StreamFramesResponse | StreamSideInformationResponse
 Call: TypeAlias = grpc.aio.StreamStreamCall[Any, Any]
+
+T = TypeVar("T")
 
 _DEFAULT_HEARTBEAT_MS: Final = 2_000
 _SILENT_INTERVALS: Final = 3
@@ -65,6 +67,8 @@ class Uplink:
         self._closing = False
         self._ended = False
         self._error: SessionError | None = None
+        self._status: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._remember_status)
         self._tasks: list[asyncio.Task[None]] = []
         self.next_sequence = 1
         """Number of the next frame."""
@@ -91,7 +95,7 @@ class Uplink:
                 f"check that a decoder listens there"
             ) from None
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise await self._reason(error) from error
+            raise self._why() from error
         if not isinstance(response, Response) or response.WhichOneof("message") != "opened":
             raise SessionError(f"the decoder at {self._address} did not answer as the contract says")
         opened = response.opened
@@ -203,17 +207,14 @@ class Uplink:
                 self._take(response)
                 self._changed.set()
             if not self._closing:
-                self._error = SessionError(
-                    f"the decoder at {self._address} ended the session early; "
-                    f"{self.in_flight} frames were not acknowledged"
-                )
+                self._error = self._why()
         except TimeoutError:
             self._error = SessionError(
                 f"the decoder at {self._address} was silent for {silence_s:g} s; "
                 f"{self.in_flight} frames were not acknowledged"
             )
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            self._error = await self._reason(error)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            self._error = self._why()
         except SessionError as error:
             self._error = error
         finally:
@@ -251,17 +252,37 @@ class Uplink:
             self._log.info("the decoder shuts down", retry_after_ms=response.drain.retry_after_ms)
             self._on_end()
 
-    async def _reason(self, error: BaseException) -> SessionError:
-        if not isinstance(error, grpc.aio.AioRpcError):
-            # A write or read on a call that has ended does not say why; the call's status does.
-            code, message = await self._call.code(), await self._call.details()
-            return SessionError(f"the decoder at {self._address} ended the session: {code.name}: {message}")
-        code, reason, message = describe(error)
+    def _remember_status(self, call: Call) -> None:
+        # The first status is the decoder's. A write that fails after the call has ended puts INTERNAL in its
+        # place (https://github.com/grpc/grpc/issues/36066), so that to ask later may be too late.
+        self._status = self._status or grpc.aio.AioRpcError(
+            _at_once(call.code()),
+            grpc.aio.Metadata(),
+            _at_once(call.trailing_metadata()),
+            details=_at_once(call.details()),
+        )
+
+    def _why(self) -> SessionError:
+        """Why the call has ended although the session has not."""
+        lost = f"{self.in_flight} frames were not acknowledged"
+        if self._status is None or self._status.code() is grpc.StatusCode.OK:
+            return SessionError(f"the decoder at {self._address} ended the session early; {lost}")
+        code, reason, message = describe(self._status)
         if reason is not None:
             return SessionError(f"the decoder at {self._address} ended the session: {message} ({reason})")
         if code is grpc.StatusCode.UNAVAILABLE:
             return SessionError(
-                f"the decoder at {self._address} is gone; {self.in_flight} frames were not "
-                f"acknowledged; start it again, then this node"
+                f"the decoder at {self._address} is gone; {lost}; start it again, then this node"
             )
         return SessionError(f"the decoder at {self._address} ended the session: {code.name}: {message}")
+
+
+def _at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that has nothing left to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("the call's status is not there yet")

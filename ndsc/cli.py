@@ -28,15 +28,21 @@ from ndsc.codec.runtime import RuntimeOptions
 
 app = typer.Typer(
     help="Neural distributed source coding: cameras compress alone, the decoder sees another view.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-serve = typer.Typer(help="Run a service in this terminal; --help after its name lists its settings.",
-                    no_args_is_help=True)
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+serve = typer.Typer(
+    help="Run a service in this terminal; --help after its name lists its settings.", no_args_is_help=True
+)
 app.add_typer(serve, name="serve")
 # Progress and notes go to stderr: stdout carries results alone, so that --json can be piped.
 _notes = Console(stderr=True)
 
-BundleOption = Annotated[Path | None, typer.Option(
-    "--bundle", help="Bundle directory or zip; $NDSC_BUNDLE or the released default without.")]
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("--bundle", help="Bundle directory or zip; $NDSC_BUNDLE or the released default without."),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to onnxruntime.")]
 
@@ -65,7 +71,9 @@ def encode(
     image: Annotated[Path, typer.Argument(help="Any image Pillow reads.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .ndsc file to write.")],
     bundle: BundleOption = None,
-    rate: Annotated[int | None, typer.Option(help="Rate level, 0 the lowest; the bundle's default without.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(help="Rate level, 0 the lowest; the bundle's default without.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compress one image, without side information: the encoder never sees it."""
@@ -73,20 +81,33 @@ def encode(
     frame = FrameEncoder(loaded).encode(read_image(image), rate)
     write_frame_file(output, frame)
     size = output.stat().st_size
-    _report(as_json, {
-        "output": str(output), "bundle_id": loaded.bundle_id, "bitstream_id": loaded.bitstream_id.hex(),
-        "rate": frame.rate_level, "width": frame.width, "height": frame.height,
-        "payload_bytes": len(frame.payload), "file_bytes": size, "payload_bpp": frame.payload_bpp,
-    }, f"{output}: {frame.width}x{frame.height}, rate {frame.rate_level}, payload {len(frame.payload)} bytes "
-       f"({frame.payload_bpp:.4f} bpp), file {size} bytes")
+    _report(
+        as_json,
+        {
+            "output": str(output),
+            "bundle_id": loaded.bundle_id,
+            "bitstream_id": loaded.bitstream_id.hex(),
+            "rate": frame.rate_level,
+            "width": frame.width,
+            "height": frame.height,
+            "payload_bytes": len(frame.payload),
+            "file_bytes": size,
+            "payload_bpp": frame.payload_bpp,
+        },
+        f"{output}: {frame.width}x{frame.height}, rate {frame.rate_level}, "
+        f"payload {len(frame.payload)} bytes ({frame.payload_bpp:.4f} bpp), file {size} bytes",
+    )
 
 
 @app.command()
 def decode(
     frame: Annotated[Path, typer.Argument(help="A .ndsc file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Image to write; the suffix gives the format.")],
-    side_information: Annotated[Path | None, typer.Option(
-        help="What another camera saw at that time, same size.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Image to write; the suffix gives the format.")
+    ],
+    side_information: Annotated[
+        Path | None, typer.Option(help="What another camera saw at that time, same size.")
+    ] = None,
     bundle: BundleOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -96,23 +117,36 @@ def decode(
     side = read_image(side_information) if side_information else None
     write_image(output, FrameDecoder(loaded).decode(compressed, side))
     with_side = "with" if side is not None else "without"
-    _report(as_json, {
-        "output": str(output), "bundle_id": loaded.bundle_id, "rate": compressed.rate_level,
-        "width": compressed.width, "height": compressed.height, "side_information": side is not None,
-    }, f"{output}: {compressed.width}x{compressed.height}, decoded {with_side} side information")
+    _report(
+        as_json,
+        {
+            "output": str(output),
+            "bundle_id": loaded.bundle_id,
+            "rate": compressed.rate_level,
+            "width": compressed.width,
+            "height": compressed.height,
+            "side_information": side is not None,
+        },
+        f"{output}: {compressed.width}x{compressed.height}, decoded {with_side} side information",
+    )
 
 
 @app.command()
 def evaluate(
     pairs: Annotated[list[Path], typer.Option(help="Directory with left/ and right/; may repeat.")],
-    protocol: Annotated[_Protocol, typer.Option(
-        help="kitti128: centre crop 370x740, resized to 128x256; native: frames as they are.")] = _Protocol.KITTI128,
-    side_information: Annotated[_SideInformation, typer.Option(
-        help="What the decoder sees: the right frame, none, or another pair's.")] = _SideInformation.RIGHT,
+    protocol: Annotated[
+        _Protocol,
+        typer.Option(help="kitti128: centre crop 370x740, resized to 128x256; native: frames as they are."),
+    ] = _Protocol.KITTI128,
+    side_information: Annotated[
+        _SideInformation,
+        typer.Option(help="What the decoder sees: the right frame, none, or another pair's."),
+    ] = _SideInformation.RIGHT,
     bundle: BundleOption = None,
     threads: Threads = 0,
-    output: Annotated[Path | None, typer.Option("--json", help="Write every figure, image by image, to OUT.",
-                                                metavar="OUT")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure, image by image, to OUT.", metavar="OUT")
+    ] = None,
 ) -> None:
     """Measure rate and distortion on stereo pairs, from real bytes that are decoded again."""
     # Here, not above: encode and decode should not pay for the import of protobuf.
@@ -122,18 +156,43 @@ def evaluate(
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_notes, transient=True) as progress:
         task = progress.add_task("")
-        result = run(_load_bundle(bundle), pairs, frame_bytes=frame_message_bytes, protocol=protocol.value,
-                     side_information=side_information.value, options=RuntimeOptions(threads=threads),
-                     progress=lambda done, total: progress.update(task, completed=done, total=total))
+        result = run(
+            _load_bundle(bundle),
+            pairs,
+            frame_bytes=frame_message_bytes,
+            protocol=protocol.value,
+            side_information=side_information.value,
+            options=RuntimeOptions(threads=threads),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
     if output:
         write_whole(output, (json.dumps(result.to_json(), indent=1) + "\n").encode())
-    table = Table(title=f"{result.pairs} pairs, {result.protocol}, side information: {result.side_information}")
-    for heading in ("rate", "payload bpp", "frame bpp", "PSNR dB", "PSNR float", "MS-SSIM", "encode ms", "decode ms"):
+    table = Table(
+        title=f"{result.pairs} pairs, {result.protocol}, side information: {result.side_information}"
+    )
+    for heading in (
+        "rate",
+        "payload bpp",
+        "frame bpp",
+        "PSNR dB",
+        "PSNR float",
+        "MS-SSIM",
+        "encode ms",
+        "decode ms",
+    ):
         table.add_column(heading, justify="right")
     for p in result.points:
         similarity = "too small" if p.ms_ssim is None else f"{p.ms_ssim:.4f}"
-        table.add_row(str(p.rate), f"{p.payload_bpp:.4f}", f"{p.frame_bpp:.4f}", f"{p.psnr:.2f}",
-                      f"{p.psnr_float:.2f}", similarity, f"{p.encode_ms:.1f}", f"{p.decode_ms:.1f}")
+        table.add_row(
+            str(p.rate),
+            f"{p.payload_bpp:.4f}",
+            f"{p.frame_bpp:.4f}",
+            f"{p.psnr:.2f}",
+            f"{p.psnr_float:.2f}",
+            similarity,
+            f"{p.encode_ms:.1f}",
+            f"{p.decode_ms:.1f}",
+        )
     Console().print(table)
 
 
@@ -155,8 +214,9 @@ def health(
 
 @app.command()
 def demo(
-    pairs: Annotated[Path | None, typer.Option(
-        help="Directory with left/ and right/; a synthetic drive without.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Directory with left/ and right/; a synthetic drive without.")
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames to stream at most.")] = 24,
     rate: Annotated[int | None, typer.Option(help="Rate level, 0 the lowest; the lowest without.")] = None,
     bundle: BundleOption = None,
@@ -165,8 +225,14 @@ def demo(
     """Stream left frames from a node to a decoder that sees the right ones, and show what came out."""
     from ndsc.demo import run_demo
 
-    run_demo(pairs, frames=frames, rate_level=rate or 0, bundle_path=bundle or default_bundle_path(),
-             output=output, console=Console())
+    run_demo(
+        pairs,
+        frames=frames,
+        rate_level=rate or 0,
+        bundle_path=bundle or default_bundle_path(),
+        output=output,
+        console=Console(),
+    )
 
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

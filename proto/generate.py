@@ -28,12 +28,20 @@ def generate(output: Path) -> None:
     include = [f"-I{PROTO}", f"-I{google}"]
     for flags, files in (
         ([f"--python_out={output}", f"--pyi_out={output}"], sources),
-        ([f"--grpc_python_out={output}", f"--mypy_grpc_out=quiet:{output}",
-          f"--plugin=protoc-gen-mypy_grpc={plugin}"], with_services),
+        (
+            [
+                f"--grpc_python_out={output}",
+                f"--mypy_grpc_out=quiet:{output}",
+                f"--plugin=protoc-gen-mypy_grpc={plugin}",
+            ],
+            with_services,
+        ),
     ):
         if protoc.main(["protoc", *include, *flags, *map(str, files)]) != 0:
             raise RuntimeError("protoc failed")
-    (package / "__init__.py").write_text('"""Generated from proto/ndsc/v1 by proto/generate.py: never edited."""\n')
+    (package / "__init__.py").write_text(
+        '"""Generated from proto/ndsc/v1 by proto/generate.py: never edited."""\n'
+    )
 
 
 if __name__ == "__main__":

@@ -46,8 +46,12 @@ class Checkpoint:
         for name in ("model", "averaged", "optimizer"):
             tensors = {k: v.detach().cpu().contiguous() for k, v in getattr(self, name).items()}
             save_file(tensors, unfinished / f"{name}.safetensors")
-        record = {"model_config": self.model_config.to_dict(), "train_config": self.train_config.to_dict(),
-                  "step": self.step, "facts": self.facts}
+        record = {
+            "model_config": self.model_config.to_dict(),
+            "train_config": self.train_config.to_dict(),
+            "step": self.step,
+            "facts": self.facts,
+        }
         (unfinished / "checkpoint.json").write_text(json.dumps(record, indent=2) + "\n")
         previous = directory.with_name(directory.name + ".old")
         shutil.rmtree(previous, ignore_errors=True)
@@ -64,11 +68,17 @@ class Checkpoint:
             directory = previous
         try:
             record = json.loads((directory / "checkpoint.json").read_text())
-            tensors = {name: load_file(directory / f"{name}.safetensors")
-                       for name in ("model", "averaged", "optimizer")}
-            return cls(ModelConfig.from_dict(record["model_config"]),
-                       TrainConfig.from_dict(record["train_config"]),
-                       record["step"], facts=record["facts"], **tensors)
+            tensors = {
+                name: load_file(directory / f"{name}.safetensors")
+                for name in ("model", "averaged", "optimizer")
+            }
+            return cls(
+                ModelConfig.from_dict(record["model_config"]),
+                TrainConfig.from_dict(record["train_config"]),
+                record["step"],
+                facts=record["facts"],
+                **tensors,
+            )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{directory}: not a checkpoint ({error})") from error
 
@@ -84,9 +94,11 @@ class Checkpoint:
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state by parameter name (safetensors holds flat names only)."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {f"{names[parameter]}.{key}": value
-            for parameter, state in optimizer.state.items() for key, value in state.items()}
+    return {
+        f"{name}.{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -49,8 +49,15 @@ def load_pairs(directories: Sequence[Path], progress: Callable[[str], None] = la
     return pairs
 
 
-def render_drives(count: int, *, seed: int, width: int = 512, height: int = 256,
-                  cache: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> list[Pair]:
+def render_drives(
+    count: int,
+    *,
+    seed: int,
+    width: int = 512,
+    height: int = 256,
+    cache: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Pair]:
     """`count` pairs from as many synthetic drives, kept as one array file in `cache` when it is given."""
     cached = cache / f"drives-{count}-{seed}-{width}x{height}.npy" if cache else None
     if cached and cached.exists():
@@ -82,11 +89,16 @@ class Batch:
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(source, side) float32 [B, 3, H, W] in [0, 1], present, level, on `device`."""
+
         def image(array: Frame) -> Tensor:
             return torch.from_numpy(array).to(device).permute(0, 3, 1, 2).float() / 255
 
-        return (image(self.source), image(self.side),
-                torch.from_numpy(self.present).to(device), torch.from_numpy(self.level).to(device))
+        return (
+            image(self.source),
+            image(self.side),
+            torch.from_numpy(self.present).to(device),
+            torch.from_numpy(self.level).to(device),
+        )
 
 
 def crop_pair(pair: Pair, rng: np.random.Generator, height: int, width: int) -> tuple[Frame, Frame]:
@@ -138,8 +150,9 @@ def orient(left: Frame, right: Frame, rng: np.random.Generator) -> tuple[Frame, 
     return left, right
 
 
-def make_batch(pairs: Sequence[Pair], drives: Sequence[Pair], config: TrainConfig, levels: int,
-               step: int) -> Batch:
+def make_batch(
+    pairs: Sequence[Pair], drives: Sequence[Pair], config: TrainConfig, levels: int, step: int
+) -> Batch:
     """The batch of `step`: depends on the arguments alone."""
     rng = np.random.default_rng((config.seed, step))
     sources, sides = [], []
@@ -160,8 +173,9 @@ def make_batch(pairs: Sequence[Pair], drives: Sequence[Pair], config: TrainConfi
     return Batch(np.stack(sources), np.stack(sides), present, level)
 
 
-def batches(pairs: Sequence[Pair], drives: Sequence[Pair], config: TrainConfig, levels: int,
-            first_step: int) -> Iterator[Batch]:
+def batches(
+    pairs: Sequence[Pair], drives: Sequence[Pair], config: TrainConfig, levels: int, first_step: int
+) -> Iterator[Batch]:
     """Batches of `first_step` … `config.steps - 1`, the next one made while the current one is used."""
     if not pairs and not drives:
         raise ValueError("no training pairs and no synthetic drives")

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +68,9 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, indices: Tensor, rate_level: Tensor, side_information: Tensor,
-                side_present: Tensor) -> Tensor:
+    def forward(
+        self, indices: Tensor, rate_level: Tensor, side_information: Tensor, side_present: Tensor
+    ) -> Tensor:
         """The decoded frame; stages past the level are ignored, y too where `side_present` is 0."""
         latents = self.model.quantizer.lookup(indices.to(torch.int64), rate_level + 1)
         features = self.model.side_network(side_information)
@@ -89,16 +90,29 @@ class Agreement:
     """On decoded values in [0, 1]."""
 
 
-def _onnx_bytes(graph: nn.Module, arguments: tuple[Tensor, ...], input_names: list[str],
-                output_name: str, dynamic_shapes: tuple[dict[int, object], ...]) -> bytes:
+def _onnx_bytes(
+    graph: nn.Module,
+    arguments: tuple[Tensor, ...],
+    input_names: list[str],
+    output_name: str,
+    dynamic_shapes: tuple[dict[int, Any], ...],
+) -> bytes:
     """Export with the dynamo exporter, any batch and any multiple of the stride."""
     with warnings.catch_warnings():
         # Of the exporter's own making: its torchvision is absent, its axis names repeat, its pytree is old.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            graph.eval(), arguments, dynamo=True, opset_version=OPSET, input_names=input_names,
-            output_names=[output_name], dynamic_shapes=dynamic_shapes, optimize=True, verbose=False)
+            graph.eval(),
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=input_names,
+            output_names=[output_name],
+            dynamic_shapes=dynamic_shapes,
+            optimize=True,
+            verbose=False,
+        )
     assert program is not None
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "graph.onnx"
@@ -125,15 +139,19 @@ def export_graphs(model: ConditionalVQVAE) -> tuple[bytes, bytes]:
     of_frame = {0: batch, 2: stride * rows, 3: stride * columns}
     encoder = _onnx_bytes(EncoderGraph(model), (frame,), ["frame"], "indices", (of_frame,))
     decoder = _onnx_bytes(
-        DecoderGraph(model), (indices, torch.zeros(2, dtype=torch.int64), frame, torch.ones(2)),
-        ["indices", "rate_level", "side_information", "side_present"], "frame",
-        ({0: batch, 2: rows, 3: columns}, {0: batch}, of_frame, {0: batch}))
+        DecoderGraph(model),
+        (indices, torch.zeros(2, dtype=torch.int64), frame, torch.ones(2)),
+        ["indices", "rate_level", "side_information", "side_present"],
+        "frame",
+        ({0: batch, 2: rows, 3: columns}, {0: batch}, of_frame, {0: batch}),
+    )
     return encoder, decoder
 
 
 @torch.no_grad()
-def compare(model: ConditionalVQVAE, encoder_onnx: bytes, decoder_onnx: bytes,
-            pairs: list[tuple[Frame, Frame]]) -> Agreement:
+def compare(
+    model: ConditionalVQVAE, encoder_onnx: bytes, decoder_onnx: bytes, pairs: list[tuple[Frame, Frame]]
+) -> Agreement:
     """Run torch and onnxruntime on each pair: indices of the source, then the frame decoded from torch's indices
     at every level, with side information and without."""
     encoder, decoder = EncoderSession(encoder_onnx), DecoderSession(decoder_onnx)
@@ -149,8 +167,9 @@ def compare(model: ConditionalVQVAE, encoder_onnx: bytes, decoder_onnx: bytes,
             for present in (1.0, 0.0):
                 at = np.array([level], np.int64)
                 there = np.array([present], np.float32)
-                expected = DecoderGraph(model)(ours, torch.from_numpy(at), torch.from_numpy(y),
-                                               torch.from_numpy(there))
+                expected = DecoderGraph(model)(
+                    ours, torch.from_numpy(at), torch.from_numpy(y), torch.from_numpy(there)
+                )
                 got = decoder.run(ours.numpy(), at, y, there)
                 worst = max(worst, float(np.abs(expected.numpy() - got).max()))
     return Agreement(len(pairs), total, equal / total, worst)
@@ -169,8 +188,9 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def export(checkpoint: Checkpoint, output: Path, *, name: str, licence: str,
-           frames: list[tuple[Frame, Frame]]) -> tuple[Bundle, Agreement]:
+def export(
+    checkpoint: Checkpoint, output: Path, *, name: str, licence: str, frames: list[tuple[Frame, Frame]]
+) -> tuple[Bundle, Agreement]:
     """Write the bundle of `checkpoint` to the directory `output`, after comparing on `frames` (source, side).
 
     Raises BundleError when torch and onnxruntime disagree beyond the tolerances.
@@ -178,21 +198,36 @@ def export(checkpoint: Checkpoint, output: Path, *, name: str, licence: str,
     model = checkpoint.averaged_model()
     encoder_onnx, decoder_onnx = export_graphs(model)
     agreement = compare(model, encoder_onnx, decoder_onnx, frames)
-    if agreement.index_agreement < MIN_INDEX_AGREEMENT or agreement.max_frame_difference > MAX_FRAME_DIFFERENCE:
+    if (
+        agreement.index_agreement < MIN_INDEX_AGREEMENT
+        or agreement.max_frame_difference > MAX_FRAME_DIFFERENCE
+    ):
         raise BundleError(f"torch and onnxruntime disagree, nothing is written: {agreement}")
     facts = {
-        "model": checkpoint.model_config.to_dict(), "train": checkpoint.train_config.to_dict(),
+        "model": checkpoint.model_config.to_dict(),
+        "train": checkpoint.train_config.to_dict(),
         "steps": checkpoint.step,
-        "parameters": {"encoder": parameter_count(model.encoder), "decoder": parameter_count(model.decoder),
-                       "side_network": parameter_count(model.side_network)},
+        "parameters": {
+            "encoder": parameter_count(model.encoder),
+            "decoder": parameter_count(model.decoder),
+            "side_network": parameter_count(model.side_network),
+        },
         "export_check": {**asdict(agreement), "onnxruntime": onnxruntime.__version__},
         **{k: v for k, v in checkpoint.facts.items() if k != "index_counts"},
     }
     bundle = write_bundle(
-        output, name=name, encoder_onnx=encoder_onnx, decoder_onnx=decoder_onnx,
-        prior=static_prior(checkpoint), geometry=Geometry(model.config.stride, MAX_SIDE, MAX_PIXELS),
-        rate_levels=[i + 1 for i in range(len(model.config.codebook_sizes))], training=facts,
-        licence=licence, opset=OPSET, ir_version=IR_VERSION)
+        output,
+        name=name,
+        encoder_onnx=encoder_onnx,
+        decoder_onnx=decoder_onnx,
+        prior=static_prior(checkpoint),
+        geometry=Geometry(model.config.stride, MAX_SIDE, MAX_PIXELS),
+        rate_levels=[i + 1 for i in range(len(model.config.codebook_sizes))],
+        training=facts,
+        licence=licence,
+        opset=OPSET,
+        ir_version=IR_VERSION,
+    )
     return bundle, agreement
 
 
@@ -214,8 +249,10 @@ def check_frames(pairs: list[Pair]) -> list[tuple[Frame, Frame]]:
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory of training.train.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to write.")],
-    pairs: Annotated[list[Path] | None, typer.Option(
-        help="Pairs to compare torch and onnxruntime on; the synthetic drive without.")] = None,
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Option(help="Pairs to compare torch and onnxruntime on; the synthetic drive without."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name for people; the output's by default.")] = None,
     licence: Annotated[str, typer.Option(help="SPDX identifier that the weights carry.")] = "CC-BY-NC-SA-3.0",
 ) -> None:
@@ -223,11 +260,14 @@ def main(
     loaded = Checkpoint.load(checkpoint)
     real = [pair for directory in pairs or [] for pair in load_pairs([directory])]
     compared = real or render_drives(4, seed=0, width=256, height=128)
-    bundle, agreement = export(loaded, output, name=name or output.name, licence=licence,
-                               frames=check_frames(compared))
-    print(f"compared on {agreement.frames} frames: {100 * agreement.index_agreement:.4f} % of "
-          f"{agreement.indices} indices agree, decoded values differ by {agreement.max_frame_difference:.1e} "
-          f"at most ({255 * agreement.max_frame_difference:.3f} grey levels)")
+    bundle, agreement = export(
+        loaded, output, name=name or output.name, licence=licence, frames=check_frames(compared)
+    )
+    print(
+        f"compared on {agreement.frames} frames: {100 * agreement.index_agreement:.4f} % of "
+        f"{agreement.indices} indices agree, decoded values differ by {agreement.max_frame_difference:.1e} "
+        f"at most ({255 * agreement.max_frame_difference:.3f} grey levels)"
+    )
     size = math.fsum((output / file).stat().st_size for file in bundle.manifest.files) / 1e6
     print(f"{output}: bundle {bundle.bundle_id[:16]}, bitstream {bundle.bitstream_id.hex()}, {size:.1f} MB")
 

@@ -33,7 +33,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out as in."""
-        return x + self.down(F.gelu(self.up(self.depthwise(x)), approximate="tanh"))
+        branch: Tensor = self.down(F.gelu(self.up(self.depthwise(x)), approximate="tanh"))
+        return x + branch
 
 
 def blocks(count: int, channels: int) -> nn.Sequential:
@@ -53,7 +54,8 @@ class Encoder(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor:
         """Latents, unquantized."""
-        return self.head(self.body(self.stem(F.pixel_unshuffle(frame - 0.5, self.stride))))
+        latents: Tensor = self.head(self.body(self.stem(F.pixel_unshuffle(frame - 0.5, self.stride))))
+        return latents
 
 
 class RowAttention(nn.Module):
@@ -75,8 +77,7 @@ class RowAttention(nn.Module):
         """[B, C, h, w] → [B·h, heads, w, C/heads]."""
         batch, channels, height, width = features.shape
         split = features.reshape(batch, self.heads, channels // self.heads, height, width)
-        return split.permute(0, 3, 1, 4, 2).reshape(
-            batch * height, self.heads, width, channels // self.heads)
+        return split.permute(0, 3, 1, 4, 2).reshape(batch * height, self.heads, width, channels // self.heads)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Features of y [B, C, h, w], moved to where x [B, C, h, w] sees them: [B, C, h, w]."""
@@ -104,7 +105,8 @@ class Merge(nn.Module):
         parts = [x, y * present]
         if self.attention is not None:
             parts.append(self.attention(x, y) * present)
-        return x + self.mix(torch.cat(parts, 1)) + self.absent * (1 - present)
+        merged: Tensor = self.mix(torch.cat(parts, 1))
+        return x + merged + self.absent * (1 - present)
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,16 @@ class ConditionalVQVAE(nn.Module):
         with torch.no_grad():  # the first pictures are mid-grey, not noise of ten times the pixel range
             self.decoder.head.weight.mul_(0.05)
 
-    def forward(self, frame: Tensor, side_information: Tensor, present: Tensor, level: Tensor, *,
-                quantize: bool = True, generator: torch.Generator | None = None) -> Reconstruction:
+    def forward(
+        self,
+        frame: Tensor,
+        side_information: Tensor,
+        present: Tensor,
+        level: Tensor,
+        *,
+        quantize: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
         """Code and decode `frame` [B, 3, H, W] at `level` [B] with y where `present` [B] is 1."""
         latents = self.encoder(frame)
         if quantize:

@@ -88,8 +88,14 @@ class ResidualQuantizer(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(Codebook(size, dimension) for size in codebook_sizes)
 
-    def forward(self, latents: Tensor, stages_sent: Tensor | None = None,
-                generator: torch.Generator | None = None) -> Quantized:
+    @property
+    def codebooks(self) -> list[Codebook]:
+        """The stages, first to last."""
+        return [stage for stage in self.stages if isinstance(stage, Codebook)]
+
+    def forward(
+        self, latents: Tensor, stages_sent: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Quantized:
         """Quantize [B, D, h, w]; sample b keeps its first `stages_sent[b]` stages (all when None).
 
         `generator` is given in training: the codebooks then take one EMA step on what each stage saw.
@@ -100,8 +106,7 @@ class ResidualQuantizer(nn.Module):
         indices = []
         commitment = latents.new_zeros(())
         sent_share = latents.new_zeros(())
-        for s, stage in enumerate(self.stages):
-            assert isinstance(stage, Codebook)
+        for s, stage in enumerate(self.codebooks):
             residual = flat - total
             assigned = stage.nearest(residual)
             indices.append(assigned.view(batch, height, width))
@@ -128,8 +133,7 @@ class ResidualQuantizer(nn.Module):
     def lookup(self, indices: Tensor, stages_sent: Tensor) -> Tensor:
         """Code vectors of indices [B, S, h, w], summed over each sample's sent stages: [B, D, h, w]."""
         total: Tensor | None = None
-        for s, stage in enumerate(self.stages):
-            assert isinstance(stage, Codebook)
+        for s, stage in enumerate(self.codebooks):
             sent = (stages_sent > s).to(stage.vectors.dtype)[:, None, None, None]
             part = nn.functional.embedding(indices[:, s], stage.vectors).permute(0, 3, 1, 2) * sent
             total = part if total is None else total + part
@@ -140,7 +144,6 @@ class ResidualQuantizer(nn.Module):
     def start_from_kmeans(self, latents: Tensor, generator: torch.Generator) -> None:
         """Start every stage from k-means of what the stages before it leave of [B, D, h, w]."""
         residual = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
-        for stage in self.stages:
-            assert isinstance(stage, Codebook)
+        for stage in self.codebooks:
             stage.start_from_kmeans(residual, generator)
             residual = residual - stage.vectors[stage.nearest(residual)]

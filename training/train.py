@@ -53,7 +53,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, then half a cosine down to zero."""
     if step < config.learning_rate_warmup_steps:
         return config.learning_rate * (step + 1) / config.learning_rate_warmup_steps
-    done = (step - config.learning_rate_warmup_steps) / max(1, config.steps - config.learning_rate_warmup_steps)
+    done = (step - config.learning_rate_warmup_steps) / max(
+        1, config.steps - config.learning_rate_warmup_steps
+    )
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -64,8 +66,12 @@ class Run:
         self.model_config, self.config, self.device = model_config, config, device
         torch.manual_seed(config.seed)
         self.model = ConditionalVQVAE(model_config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate,
-                                           betas=(0.9, 0.95), weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+        )
         self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.step = 0
         self.facts: dict[str, Any] = {"seconds": 0.0, "validation": []}
@@ -78,8 +84,10 @@ class Run:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`. Raises CheckpointError when it is another run's."""
         if (checkpoint.model_config, checkpoint.train_config) != (self.model_config, self.config):
-            raise CheckpointError("the checkpoint in the output directory has other settings: give them again, "
-                                  "or another --output")
+            raise CheckpointError(
+                "the checkpoint in the output directory has other settings: give them again, "
+                "or another --output"
+            )
         self.model.load_state_dict(checkpoint.model)
         restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
         self.averaged = {name: value.to(self.device) for name, value in checkpoint.averaged.items()}
@@ -87,8 +95,15 @@ class Run:
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
-        return Checkpoint(self.model_config, self.config, self.step, self.model.state_dict(), self.averaged,
-                          optimizer_tensors(self.model, self.optimizer), self.facts)
+        return Checkpoint(
+            self.model_config,
+            self.config,
+            self.step,
+            self.model.state_dict(),
+            self.averaged,
+            optimizer_tensors(self.model, self.optimizer),
+            self.facts,
+        )
 
     def generator(self) -> torch.Generator:
         """This step's random numbers (dead-code replacements), independent of the steps before."""
@@ -98,20 +113,31 @@ class Run:
         """K-means start on the latents of a few fresh batches."""
         first = self.config.steps + 1  # steps past the end: samples no training step sees
         with torch.no_grad():
-            latents = [self.model.encoder(make_batch(pairs, drives, self.config, self.levels, first + i)
-                                          .tensors(self.device)[0]).cpu() for i in range(8)]
+            latents = [
+                self.model.encoder(
+                    make_batch(pairs, drives, self.config, self.levels, first + i).tensors(self.device)[0]
+                ).cpu()
+                for i in range(8)
+            ]
         self.model.quantizer.cpu().start_from_kmeans(torch.cat(latents), self.generator())
         self.model.quantizer.to(self.device)
 
     def train_step(self, tensors: tuple[Tensor, Tensor, Tensor, Tensor]) -> StepLoss:
         """One update. Before `unquantized_steps` the latents pass unquantized."""
         config = self.config
-        source, side, present, level = (t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
-                                        for t in tensors)
+        source, side, present, level = (
+            t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        result = self.model(source, side, present, level, quantize=self.step >= config.unquantized_steps,
-                            generator=self.generator())
+        result = self.model(
+            source,
+            side,
+            present,
+            level,
+            quantize=self.step >= config.unquantized_steps,
+            generator=self.generator(),
+        )
         mse = (result.frame - source).square().mean()
         commitment = result.quantized.commitment
         loss = config.distortion_weight * mse + config.commitment * commitment
@@ -132,8 +158,9 @@ class Run:
 
 
 @torch.no_grad()
-def validate(checkpoint: Checkpoint, frames: list[tuple[Frame, Frame]], device: torch.device,
-             without: bool = True) -> dict[str, list[float]]:
+def validate(
+    checkpoint: Checkpoint, frames: list[tuple[Frame, Frame]], device: torch.device, without: bool = True
+) -> dict[str, list[float]]:
     """Mean PSNR (float output, dB) with y and without, and index entropy (bpp), by rate level.
 
     The entropy is of the indices' own histogram: a guide for choosing, not a rate anyone pays.
@@ -144,8 +171,9 @@ def validate(checkpoint: Checkpoint, frames: list[tuple[Frame, Frame]], device: 
     counts = [np.zeros(size, np.int64) for size in sizes]
     pixels = 0
     for left, right in frames:
-        source, side = (torch.from_numpy(f.copy()).to(device).permute(2, 0, 1)[None].float() / 255
-                        for f in (left, right))
+        source, side = (
+            torch.from_numpy(f.copy()).to(device).permute(2, 0, 1)[None].float() / 255 for f in (left, right)
+        )
         pixels += left.shape[0] * left.shape[1]
         indices = model.quantizer(model.encoder(source)).indices
         for s, size in enumerate(sizes):
@@ -157,19 +185,26 @@ def validate(checkpoint: Checkpoint, frames: list[tuple[Frame, Frame]], device: 
             row = []
             for level in range(len(sizes)):
                 at = torch.tensor([level], device=device)
-                decoded = model.decoder(model.quantizer.lookup(indices, at + 1), at, features,
-                                        torch.tensor([present], device=device))
+                decoded = model.decoder(
+                    model.quantizer.lookup(indices, at + 1),
+                    at,
+                    features,
+                    torch.tensor([present], device=device),
+                )
                 mse = (decoded.clamp(0, 1) - source).square().mean().item()
                 row.append(-10 * math.log10(mse))
             psnr[name].append(row)
     bits = [float(-(c[c > 0] * np.log2(c[c > 0] / c.sum())).sum()) for c in counts]
-    return {**{name: np.mean(rows, axis=0).round(3).tolist() for name, rows in psnr.items() if rows},
-            "entropy_bpp": (np.cumsum(bits) / pixels).round(4).tolist()}
+    return {
+        **{name: np.mean(rows, axis=0).round(3).tolist() for name, rows in psnr.items() if rows},
+        "entropy_bpp": (np.cumsum(bits) / pixels).round(4).tolist(),
+    }
 
 
 @torch.no_grad()
-def count_indices(checkpoint: Checkpoint, pairs: list[Pair], drives: list[Pair], device: torch.device,
-                  batch_count: int = 16) -> list[list[int]]:
+def count_indices(
+    checkpoint: Checkpoint, pairs: list[Pair], drives: list[Pair], device: torch.device, batch_count: int = 16
+) -> list[list[int]]:
     """How often each index of each stage is chosen on fresh training batches: the static prior's source."""
     model = checkpoint.averaged_model().to(device)
     config, sizes = checkpoint.train_config, checkpoint.model_config.codebook_sizes
@@ -192,22 +227,28 @@ def train(run: Run, pairs: list[Pair], drives: list[Pair]) -> Iterator[StepLoss]
         losses = run.train_step(batch.tensors(run.device))
         run.facts["seconds"] += time.perf_counter() - started
         if not math.isfinite(losses.loss):
-            raise FloatingPointError(f"the loss is {losses.loss} at step {losses.step}: lower --learning-rate")
+            raise FloatingPointError(
+                f"the loss is {losses.loss} at step {losses.step}: lower --learning-rate"
+            )
         yield losses
 
 
-def main(  # noqa: PLR0913 - one flag for each dial
+def main(
     output: Annotated[Path, typer.Option(help="The run's directory; an unfinished run there is continued.")],
-    pairs: Annotated[list[Path] | None, typer.Option(help="Directory with left/ and right/; may repeat.")] = None,
+    pairs: Annotated[
+        list[Path] | None, typer.Option(help="Directory with left/ and right/; may repeat.")
+    ] = None,
     val_pairs: Annotated[list[Path] | None, typer.Option(help="Pairs to validate on.")] = None,
     steps: int = TrainConfig.steps,
     batch_size: int = TrainConfig.batch_size,
     learning_rate: float = TrainConfig.learning_rate,
-    side_dropout: Annotated[float, typer.Option(help="Share of samples without y; 1 trains the blind twin.")]
-    = TrainConfig.side_dropout,
+    side_dropout: Annotated[
+        float, typer.Option(help="Share of samples without y; 1 trains the blind twin.")
+    ] = TrainConfig.side_dropout,
     synthetic_share: float = TrainConfig.synthetic_share,
-    unquantized_steps: Annotated[int, typer.Option(help="Steps before the codebooks start.")]
-    = TrainConfig.unquantized_steps,
+    unquantized_steps: Annotated[
+        int, typer.Option(help="Steps before the codebooks start.")
+    ] = TrainConfig.unquantized_steps,
     drives: Annotated[int, typer.Option(help="Synthetic drives to render.")] = 400,
     channels: int = ModelConfig.channels,
     codebooks: Annotated[str, typer.Option(help="Codebook size of each residual stage.")] = "256,256,256",
@@ -227,17 +268,32 @@ def main(  # noqa: PLR0913 - one flag for each dial
     except ValueError:
         raise typer.BadParameter(f"--codebooks {codebooks}: give sizes such as 256,256,256") from None
     model_config = replace(ModelConfig(), channels=channels, codebook_sizes=sizes, alignment=alignment)
-    config = replace(TrainConfig(), steps=steps, batch_size=batch_size, learning_rate=learning_rate,
-                     side_dropout=side_dropout, seed=seed, unquantized_steps=min(unquantized_steps, steps // 2),
-                     synthetic_share=synthetic_share if pairs else 1.0)
+    config = replace(
+        TrainConfig(),
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        side_dropout=side_dropout,
+        seed=seed,
+        unquantized_steps=min(unquantized_steps, steps // 2),
+        synthetic_share=synthetic_share if pairs else 1.0,
+    )
     with console.status("reading pairs") as status:
         loaded = load_pairs(pairs or [], status.update)
-        rendered = render_drives(drives, seed=DRIVES_SEED, cache=cache, progress=status.update) \
-            if config.synthetic_share > 0 else []
+        rendered = (
+            render_drives(drives, seed=DRIVES_SEED, cache=cache, progress=status.update)
+            if config.synthetic_share > 0
+            else []
+        )
         val_frames = [(kitti128(p.left), kitti128(p.right)) for p in load_pairs(val_pairs or [])]
     run = Run(model_config, config, torch.device(device))
-    run.facts |= {"pairs": len(loaded), "drives": len(rendered), "torch": torch.__version__, "device": device,
-                  "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
+    run.facts |= {
+        "pairs": len(loaded),
+        "drives": len(rendered),
+        "torch": torch.__version__,
+        "device": device,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
     latest = output / "checkpoint"
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         run.restore(Checkpoint.load(latest))
@@ -245,16 +301,28 @@ def main(  # noqa: PLR0913 - one flag for each dial
     output.mkdir(parents=True, exist_ok=True)
     log_path = output / "log.jsonl"
     if log_path.exists():  # steps after the checkpoint are done again
-        kept = [line for line in log_path.read_text().splitlines(keepends=True)
-                if line.endswith("\n") and json.loads(line)["step"] <= run.step]
+        kept = [
+            line
+            for line in log_path.read_text().splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["step"] <= run.step
+        ]
         log_path.write_text("".join(kept))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress, log_path.open("a", buffering=1) as log:
         task = progress.add_task("training", total=steps, completed=run.step)
         for losses in train(run, loaded, rendered):
             progress.update(task, completed=losses.step, description=f"{losses.psnr:.2f} dB")
-            log.write(json.dumps({"step": losses.step, "loss": round(losses.loss, 5), "mse": losses.mse,
-                                  "commitment": round(losses.commitment, 5)}) + "\n")
+            log.write(
+                json.dumps(
+                    {
+                        "step": losses.step,
+                        "loss": round(losses.loss, 5),
+                        "mse": losses.mse,
+                        "commitment": round(losses.commitment, 5),
+                    }
+                )
+                + "\n"
+            )
             if losses.step % validate_every == 0 or losses.step == steps:
                 checkpoint = run.checkpoint()
                 run.facts["index_counts"] = count_indices(checkpoint, loaded, rendered, run.device)

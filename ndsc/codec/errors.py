@@ -1,20 +1,20 @@
 """Every error of the package, grouped by what the caller can do about it.
 
     NdscError
-    ├── BundleError              use another bundle: a file is missing or changed, the manifest is not
-    valid, │                            its format version is not known, or its golden vectors do not come
-    out ├── ProviderError            change the installation or the provider asked for: it is absent, it
-    fell back │                            to the CPU, it cannot run the graph, or both onnxruntime builds
-    are installed ├── ImageError               give another image: a file or byte string is not a readable
-    image, or a file │                            suffix is not one that can be written ├── GeometryError
-    give another frame: not uint8 RGB, a size the bundle cannot code, or side │
-    information of another size than the frame ├── RateLevelError           ask for a rate level that the
-    bundle has ├── OutputError              free the way for a result: no such folder, no permission, no
-    space ├── DamagedError             get the data again: these bytes will never decode │   ├──
-    PayloadSizeError     payload shorter or longer than its geometry allows │   ├── PayloadCorruptError
-    payload of a possible length whose bits are not what was sent │   └── FrameFileError       not a .ndsc
-    file, truncated, changed, or of an unknown version └── BitstreamMismatchError   load the bundle that the
-    bits were made with
+    ├── BundleError             use another bundle: a file is missing or changed, the manifest is not valid or
+    │                           of an unknown version, or the golden vectors do not come out
+    ├── ProviderError           change the installation or the provider asked for: it is absent, fell back to
+    │                           the CPU or cannot run the graph, or both onnxruntime builds are there
+    ├── ImageError              give another image: not readable, or a suffix that cannot be written
+    ├── GeometryError           give another frame: not uint8 RGB, a size the bundle cannot code, or side
+    │                           information of another size than the frame
+    ├── RateLevelError          ask for a rate level that the bundle has
+    ├── OutputError             free the way for a result: no such folder, no permission, no space
+    ├── DamagedError            get the data again: these bytes will never decode
+    │   ├── PayloadSizeError    a payload shorter or longer than its geometry allows
+    │   ├── PayloadCorruptError a payload of a possible length whose bits are not what was sent
+    │   └── FrameFileError      not a .ndsc file, truncated, changed, or of an unknown version
+    └── BitstreamMismatchError  load the bundle that the bits were made with
 
 Every message is one line that says what is wrong and what to do.
 """

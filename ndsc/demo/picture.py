@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ndsc.codec.frames import Frame, decode_image
@@ -45,8 +46,9 @@ def ordinary(frame: Frame, target_bytes: int) -> OrdinaryPicture:
     for codec in ("WebP", "JPEG"):
         for quality in range(0 if codec == "WebP" else 1, 96, 1 if codec == "JPEG" else 2):
             buffer = io.BytesIO()
-            image.save(buffer, codec, quality=quality, **({"method": 4} if codec == "WebP" else
-                                                          {"optimize": True}))
+            image.save(
+                buffer, codec, quality=quality, **({"method": 4} if codec == "WebP" else {"optimize": True})
+            )
             data = buffer.getvalue()
             candidate = (abs(len(data) - target_bytes), len(data), codec, data)
             if best is None or candidate[:2] < best[:2]:
@@ -57,6 +59,16 @@ def ordinary(frame: Frame, target_bytes: int) -> OrdinaryPicture:
     return OrdinaryPicture(best[2], best[1], decode_image(best[3]))
 
 
+def mended(source: Frame, with_y: Frame, without_y: Frame, gain: float = 5.0) -> Frame:
+    """Grey picture of how much smaller the error of `with_y` is than that of `without_y`, pixel by pixel."""
+
+    def error(frame: Frame) -> NDArray[np.float64]:
+        return np.abs(frame.astype(np.float64) - source).mean(axis=2)
+
+    brightness = np.clip(gain * (error(without_y) - error(with_y)), 0, 255).astype(np.uint8)
+    return np.repeat(brightness[..., None], 3, axis=2)
+
+
 def compose(panels: Sequence[Panel], title: str, columns: int = 2) -> Frame:
     """All panels in a grid under a title; uint8 [height, width, 3]. Panels share one size."""
     height, width = panels[0].frame.shape[:2]
@@ -64,8 +76,11 @@ def compose(panels: Sequence[Panel], title: str, columns: int = 2) -> Frame:
     panel_width, panel_height = width * scale, height * scale
     rows = -(-len(panels) // columns)
     big, small = ImageFont.load_default(20), ImageFont.load_default(16)
-    sheet = Image.new("RGB", (columns * (panel_width + _MARGIN) + _MARGIN,
-                              48 + rows * (panel_height + _CAPTION + _MARGIN)), _PAPER)
+    sheet = Image.new(
+        "RGB",
+        (columns * (panel_width + _MARGIN) + _MARGIN, 48 + rows * (panel_height + _CAPTION + _MARGIN)),
+        _PAPER,
+    )
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 14), title, fill=_INK, font=big)
     for index, panel in enumerate(panels):

@@ -47,8 +47,9 @@ class ServiceProcess:
                 raise ProcessError(f"{self._module} did not report `{word}` within {timeout_s:g} s") from None
             if line is None:
                 self._process.wait()
-                raise ProcessError(f"{self._module} ended with code {self._process.returncode}: "
-                                   f"{self._last_error()}")
+                raise ProcessError(
+                    f"{self._module} ended with code {self._process.returncode}: {self._last_error()}"
+                )
             if line.startswith(word + " "):
                 facts: dict[str, Any] = json.loads(line.removeprefix(word))
                 return facts
@@ -77,8 +78,12 @@ def running(module: str, arguments: Sequence[str]) -> Iterator[ServiceProcess]:
     """Run `python -m module arguments`; whatever happens, it is gone when the block ends."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-            [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=errors,
-            stdin=subprocess.DEVNULL, text=True)
+            [sys.executable, "-m", module, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
         service = ServiceProcess(process, module, errors)
         try:
             yield service

@@ -53,7 +53,7 @@ SESSION_LIMIT: Final = types_pb2.ERROR_REASON_SESSION_LIMIT
 DRAINING: Final = types_pb2.ERROR_REASON_DRAINING
 STREAM_UNKNOWN: Final = types_pb2.ERROR_REASON_STREAM_UNKNOWN
 DECODER_FAILED: Final = types_pb2.ERROR_REASON_DECODER_FAILED
-SUBSCRIBER_SLOW: Final = types_pb2.ERROR_REASON_SUBSCRIBER_SLOW
+PEER_SILENT: Final = types_pb2.ERROR_REASON_PEER_SILENT
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ OUTCOMES: Final[dict[ErrorReason, Outcome]] = {
     DRAINING: Outcome(grpc.StatusCode.UNAVAILABLE, True),
     STREAM_UNKNOWN: Outcome(grpc.StatusCode.NOT_FOUND, True),
     DECODER_FAILED: Outcome(grpc.StatusCode.INTERNAL, False),
-    SUBSCRIBER_SLOW: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, True),
+    PEER_SILENT: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, True),
 }
 
 

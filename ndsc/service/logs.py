@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 
@@ -23,7 +24,12 @@ def configure_logs(*, level: str, json_lines: bool) -> None:
     if json_lines:
         last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Pretty tracebacks take most of a second to draw, on the event loop.
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -39,3 +45,9 @@ def configure_logs(*, level: str, json_lines: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Refuse the traceback that grpc.aio logs for every call that is still open when a server stops."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)

@@ -50,14 +50,16 @@ class SideInformationOpen(_message.Message):
     def __init__(self, rig: _Optional[str] = ..., camera: _Optional[str] = ..., session_id: _Optional[bytes] = ..., geometry: _Optional[_Union[_types_pb2.Geometry, _Mapping]] = ..., clock: _Optional[_Union[_types_pb2.Clock, str]] = ..., frame_id: _Optional[str] = ...) -> None: ...
 
 class SideInformationFrame(_message.Message):
-    __slots__ = ("sequence", "capture_time", "image")
+    __slots__ = ("sequence", "capture_time", "image", "dropped_before")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_BEFORE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     capture_time: _timestamp_pb2.Timestamp
     image: _types_pb2.Image
-    def __init__(self, sequence: _Optional[int] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ...) -> None: ...
+    dropped_before: int
+    def __init__(self, sequence: _Optional[int] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., dropped_before: _Optional[int] = ...) -> None: ...
 
 class SideInformationOpened(_message.Message):
     __slots__ = ("credit", "heartbeat_interval_ms")

@@ -59,7 +59,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
     ERROR_REASON_STREAM_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_DECODER_FAILED: _ClassVar[ErrorReason]
-    ERROR_REASON_SUBSCRIBER_SLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_PEER_SILENT: _ClassVar[ErrorReason]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_RAW_RGB8: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
@@ -96,7 +96,7 @@ ERROR_REASON_SESSION_LIMIT: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_STREAM_UNKNOWN: ErrorReason
 ERROR_REASON_DECODER_FAILED: ErrorReason
-ERROR_REASON_SUBSCRIBER_SLOW: ErrorReason
+ERROR_REASON_PEER_SILENT: ErrorReason
 
 class Image(_message.Message):
     __slots__ = ("format", "width", "height", "data")

@@ -167,7 +167,7 @@ async def test_bad_side_images(
     decoder_address: str, compressed: CompressedFrame, side_picture: Frame
 ) -> None:
     good = to_image(side_picture, PNG)
-    size = {"width": good.width, "height": good.height}
+    size: dict[str, Any] = {"width": good.width, "height": good.height}
     larger = to_image(np.zeros((32, 40, 3), np.uint8), PNG)
     cases = [
         (Image(data=good.data, **size), "FIELD_INVALID"),  # no format

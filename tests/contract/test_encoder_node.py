@@ -19,6 +19,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import pytest
+import structlog
 from numpy.typing import NDArray
 
 from encoder_service import node as node_module
@@ -27,12 +28,13 @@ from encoder_service.node import Node
 from encoder_service.server import main
 from encoder_service.settings import EncoderSettings
 from encoder_service.side import SideInformationRole
-from encoder_service.uplink import SessionError, TooLargeError
+from encoder_service.uplink import SessionError, TooLargeError, Uplink
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameEncoder
 from ndsc.codec.errors import GeometryError
 from ndsc.codec.frames import decode_image, encode_image, write_image
 from ndsc.service import errors
+from ndsc.service.channel import open_channel
 from ndsc.service.health import check_health
 from ndsc.service.settings import load_settings
 from ndsc.service.timestamps import from_timestamp
@@ -40,7 +42,11 @@ from ndsc.sources import Clock, SourceError, SourceFrame
 from ndsc.v1 import frame_stream_pb2 as fs
 from ndsc.v1 import side_information_pb2 as si
 from ndsc.v1 import types_pb2
-from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceServicer, add_FrameStreamServiceServicer_to_server
+from ndsc.v1.frame_stream_pb2_grpc import (
+    FrameStreamServiceServicer,
+    FrameStreamServiceStub,
+    add_FrameStreamServiceServicer_to_server,
+)
 from ndsc.v1.side_information_pb2_grpc import (
     SideInformationServiceServicer,
     add_SideInformationServiceServicer_to_server,
@@ -66,6 +72,7 @@ class Peer(FrameStreamServiceServicer, SideInformationServiceServicer):
     refuses: tuple[types_pb2.ErrorReason, str] | None = None
     opens: list[Any] = field(default_factory=list)
     frames: list[Any] = field(default_factory=list)
+    gives_up_after: int | None = None
     heartbeats: int = 0
     half_closed: bool = False
     address: str = ""
@@ -105,6 +112,8 @@ class Peer(FrameStreamServiceServicer, SideInformationServiceServicer):
                 kind = request.WhichOneof("message")
                 if kind == "frame":
                     self.frames.append(request.frame)
+                    if len(self.frames) == self.gives_up_after:
+                        await errors.abort(context, errors.SESSION_SUPERSEDED, "another node took over")
                     if self.ack_each:
                         await self.ack(request.frame.sequence, self.credit)
                 else:
@@ -172,10 +181,14 @@ class ScriptedSource:
         while (order := self._orders.get()) is not None:
             if isinstance(order, BaseException):
                 raise order
-            for _ in range(order):
-                yield SourceFrame(picture(self._count), self.epoch_us + 1000 * self._count, str(self._count))
-                self._count += 1
-            self._done.release()
+            try:
+                for _ in range(order):
+                    yield SourceFrame(
+                        picture(self._count), self.epoch_us + 1000 * self._count, str(self._count)
+                    )
+                    self._count += 1
+            finally:
+                self._done.release()
 
     async def give(self, frames: int) -> None:
         self._orders.put(frames)
@@ -551,6 +564,28 @@ async def test_a_refused_session_says_why(folder: Path, make_node: Nodes) -> Non
     async with serve(peer):
         with pytest.raises(SessionError, match=r"no bundle 00ff is served here \(BITSTREAM_UNKNOWN\)"):
             await run(make_node(peer, folder))
+
+
+async def test_the_reason_of_a_broken_session_survives_writes_at_the_same_time() -> None:
+    peer = Peer(gives_up_after=5, ack_each=False)
+    async with serve(peer), open_channel(peer.address) as channel:
+        uplink = Uplink(
+            FrameStreamServiceStub(channel).StreamFrames(),
+            heartbeat=fs.StreamFramesRequest(heartbeat=Heartbeat()),
+            address=peer.address,
+            on_end=lambda: None,
+            log=structlog.get_logger(),
+        )
+        await uplink.open(fs.StreamFramesRequest(open=fs.Open()), PATIENCE_S)
+        request = fs.StreamFramesRequest(frame=fs.Frame(payload=bytes(1000)))
+
+        async def write_without_pause() -> None:
+            while True:
+                await uplink.send(request, 1000)
+
+        with pytest.raises(SessionError, match=r"another node took over \(SESSION_SUPERSEDED\)"):
+            await write_without_pause()
+        await uplink.close()
 
 
 async def test_a_decoder_that_does_not_answer_the_open_is_given_up(folder: Path, make_node: Nodes) -> None:

@@ -11,8 +11,15 @@ from training.model import ConditionalVQVAE
 
 @pytest.fixture(scope="session")
 def small_config() -> ModelConfig:
-    return ModelConfig(channels=16, quarter_channels=8, encoder_blocks=1, side_blocks=1, decoder_blocks=1,
-                       latent_dimension=8, codebook_sizes=(16, 32))
+    return ModelConfig(
+        channels=16,
+        quarter_channels=8,
+        encoder_blocks=1,
+        side_blocks=1,
+        decoder_blocks=1,
+        latent_dimension=8,
+        codebook_sizes=(16, 32),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,10 @@ def pairs() -> list[Pair]:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return all(np.array_equal(getattr(one, name), getattr(other, name))
-               for name in ("source", "side", "present", "level"))
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("source", "side", "present", "level")
+    )
 
 
 def test_a_batch_depends_on_its_step_alone(pairs: list[Pair]) -> None:

@@ -38,8 +38,9 @@ def checkpoint(small_model: ConditionalVQVAE, small_config: ModelConfig) -> Chec
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_graphs_agree_with_torch(small_model: ConditionalVQVAE, graphs: tuple[bytes, bytes], height: int, width: int,
-                                 batch: int) -> None:
+def test_graphs_agree_with_torch(
+    small_model: ConditionalVQVAE, graphs: tuple[bytes, bytes], height: int, width: int, batch: int
+) -> None:
     rng = np.random.default_rng(height * width + batch)
     frames = [pad(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), 8) for _ in range(batch)]
     x = np.stack([to_float(frame) for frame in frames])
@@ -52,7 +53,8 @@ def test_graphs_agree_with_torch(small_model: ConditionalVQVAE, graphs: tuple[by
         level = np.arange(batch) % 2
         present = (np.arange(batch) % 3 > 0).astype(np.float32)
         decoded = DecoderGraph(small_model)(
-            torch.from_numpy(indices), torch.from_numpy(level), torch.from_numpy(y), torch.from_numpy(present))
+            torch.from_numpy(indices), torch.from_numpy(level), torch.from_numpy(y), torch.from_numpy(present)
+        )
     got = DecoderSession(graphs[1]).run(indices, level, y, present)
     assert np.abs(got - decoded.numpy()).max() < 1e-4
     assert got.min() >= 0
@@ -69,7 +71,9 @@ def test_flat_frames_agree(small_model: ConditionalVQVAE, graphs: tuple[bytes, b
 
 def test_a_bundle_codes_frames(checkpoint: Checkpoint, tmp_path: Path) -> None:
     frames = check_frames(render_drives(1, seed=0, width=96, height=64))
-    bundle, agreement = export(checkpoint, tmp_path / "bundle", name="small", licence="Apache-2.0", frames=frames)
+    bundle, agreement = export(
+        checkpoint, tmp_path / "bundle", name="small", licence="Apache-2.0", frames=frames
+    )
     assert agreement.index_agreement >= 0.999
     loaded = Bundle.load(tmp_path / "bundle")
     assert loaded.bundle_id == bundle.bundle_id

@@ -11,7 +11,8 @@ def decode(model: ConditionalVQVAE, side: torch.Tensor, present: float, level: i
     torch.manual_seed(0)
     frame = torch.rand(1, 3, 32, 48)
     result = model(frame, side, torch.tensor([present]), torch.tensor([level]))
-    return result.frame.detach()
+    decoded: torch.Tensor = result.frame.detach()
+    return decoded
 
 
 def test_the_decoder_uses_side_information_only_when_present(small_model: ConditionalVQVAE) -> None:
@@ -47,7 +48,8 @@ def test_row_attention_finds_a_shifted_row() -> None:
             layer.weight.copy_(gain * torch.eye(16)[:, :, None, None])
             assert layer.bias is not None
             layer.bias.zero_()
-        x = torch.nn.functional.normalize(torch.randn(2, 16, 3, 12, generator=torch.Generator().manual_seed(0)),
-                                          dim=1)
+        x = torch.nn.functional.normalize(
+            torch.randn(2, 16, 3, 12, generator=torch.Generator().manual_seed(0)), dim=1
+        )
         shifted = torch.roll(x, 3, dims=3)
         torch.testing.assert_close(attention(x, shifted), x, atol=0.05, rtol=0)

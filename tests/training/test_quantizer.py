@@ -10,8 +10,9 @@ from training.quantizer import Codebook, ResidualQuantizer
 
 def clusters(centres: torch.Tensor, each: int, spread: float) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    return (centres[:, None] + spread * torch.randn(len(centres), each, centres.shape[1], generator=generator)
-            ).reshape(-1, centres.shape[1])
+    return (
+        centres[:, None] + spread * torch.randn(len(centres), each, centres.shape[1], generator=generator)
+    ).reshape(-1, centres.shape[1])
 
 
 def test_kmeans_start_uses_every_vector() -> None:
@@ -62,14 +63,15 @@ def test_each_stage_lowers_the_error() -> None:
     quantizer = ResidualQuantizer((8, 8, 8), 4)
     latents = torch.randn(4, 4, 16, 16)
     quantizer.start_from_kmeans(latents, torch.Generator().manual_seed(0))
-    errors = [(quantizer(latents, torch.full((4,), n)).latents - latents).square().mean().item()
-              for n in (1, 2, 3)]
+    errors = [
+        (quantizer(latents, torch.full((4,), n)).latents - latents).square().mean().item() for n in (1, 2, 3)
+    ]
     assert errors[0] > errors[1] > errors[2]
 
 
 def test_a_stage_that_is_not_sent_does_not_learn() -> None:
     torch.manual_seed(0)
     quantizer = ResidualQuantizer((8, 8), 4)
-    before = quantizer.stages[1].vectors.clone()
+    before = quantizer.codebooks[1].vectors.clone()
     quantizer(torch.randn(2, 4, 8, 8), torch.tensor([1, 1]), torch.Generator().manual_seed(0))
-    assert torch.equal(quantizer.stages[1].vectors, before)
+    assert torch.equal(quantizer.codebooks[1].vectors, before)

@@ -17,10 +17,33 @@ STEPS = 12
 
 def start(output: Path, cache: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "training.train", "--output", str(output), "--cache", str(cache),
-         "--steps", str(STEPS), "--batch-size", "2", "--channels", "16", "--codebooks", "16,16", "--drives", "2",
-         "--unquantized-steps", "3", "--validate-every", "4", "--threads", "1"],
-        stderr=subprocess.PIPE)
+        [
+            sys.executable,
+            "-m",
+            "training.train",
+            "--output",
+            str(output),
+            "--cache",
+            str(cache),
+            "--steps",
+            str(STEPS),
+            "--batch-size",
+            "2",
+            "--channels",
+            "16",
+            "--codebooks",
+            "16,16",
+            "--drives",
+            "2",
+            "--unquantized-steps",
+            "3",
+            "--validate-every",
+            "4",
+            "--threads",
+            "1",
+        ],
+        stderr=subprocess.PIPE,
+    )
 
 
 def losses(output: Path) -> list[dict[str, float]]:
@@ -60,9 +83,27 @@ def test_a_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:
     first = start(tmp_path / "run", tmp_path / "cache")
     assert first.wait() == 0
     again = subprocess.run(
-        [sys.executable, "-m", "training.train", "--output", str(tmp_path / "run"), "--cache",
-         str(tmp_path / "cache"), "--steps", "99", "--drives", "2", "--codebooks", "16,16", "--channels", "16"],
-        capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "-m",
+            "training.train",
+            "--output",
+            str(tmp_path / "run"),
+            "--cache",
+            str(tmp_path / "cache"),
+            "--steps",
+            "99",
+            "--drives",
+            "2",
+            "--codebooks",
+            "16,16",
+            "--channels",
+            "16",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert again.returncode == 1
     assert "other settings" in again.stderr
     assert "Traceback" not in again.stderr

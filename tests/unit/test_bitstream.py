@@ -81,10 +81,16 @@ def test_payload_checksum_covers_what_the_bits_mean() -> None:
     assert payload[-4:] == struct.pack("<I", google_crc32c.value(covered))
 
 
-@pytest.mark.parametrize("wrong", [
-    np.zeros((1, 3, 5), np.int32), np.zeros((3, 5), np.int32), np.zeros((2, 0, 5), np.int32),
-    np.full((2, 3, 5), -1, np.int32), np.full((2, 3, 5), 8, np.int32),
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 3, 5), np.int32),
+        np.zeros((3, 5), np.int32),
+        np.zeros((2, 0, 5), np.int32),
+        np.full((2, 3, 5), -1, np.int32),
+        np.full((2, 3, 5), 8, np.int32),
+    ],
+)
 def test_indices_that_are_not_of_the_level(wrong: NDArray[np.int32]) -> None:
     with pytest.raises(ValueError, match="indices"):
         encode_payload(wrong, 1, STREAM)
@@ -120,10 +126,17 @@ def test_a_payload_is_bound_to_its_level_grid_and_bitstream() -> None:
             decode_payload(payload, grid, level, stream)
 
 
-@pytest.mark.parametrize("change", [
-    lambda p: b"", lambda p: p[:4], lambda p: p[:-1], lambda p: p + b"\0", lambda p: p + bytes(64),
-    lambda p: p * 1000,
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: b"",
+        lambda p: p[:4],
+        lambda p: p[:-1],
+        lambda p: p + b"\0",
+        lambda p: p + bytes(64),
+        lambda p: p * 1000,
+    ],
+)
 def test_impossible_lengths_are_refused_before_the_coder_runs(
     change: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,14 +194,26 @@ def test_mismatch_message_names_both_ids() -> None:
 def test_frame_file_layout() -> None:
     """The layout of the module docstring, written out a second time."""
     data = to_bytes(FRAME)
-    assert data[:-4] == (b"NDSC" + bytes([0, 2]) + (40).to_bytes(2, "little") + (24).to_bytes(2, "little")
-                         + bytes(range(16)) + (12).to_bytes(4, "little") + b"coded bytes!")
+    assert data[:-4] == (
+        b"NDSC"
+        + bytes([0, 2])
+        + (40).to_bytes(2, "little")
+        + (24).to_bytes(2, "little")
+        + bytes(range(16))
+        + (12).to_bytes(4, "little")
+        + b"coded bytes!"
+    )
     assert data[-4:] == google_crc32c.value(data[:-4]).to_bytes(4, "little")
     assert FRAME.payload_bpp == 8 * 12 / (40 * 24)
 
 
-@given(st.binary(min_size=16, max_size=16), st.integers(0, 255), st.integers(1, 65535),
-       st.integers(1, 65535), st.binary(max_size=300))
+@given(
+    st.binary(min_size=16, max_size=16),
+    st.integers(0, 255),
+    st.integers(1, 65535),
+    st.integers(1, 65535),
+    st.binary(max_size=300),
+)
 def test_frame_file_round_trip(
     bitstream_id: bytes, level: int, width: int, height: int, payload: bytes
 ) -> None:
@@ -234,16 +259,19 @@ def sealed(body: bytes) -> bytes:
     return body + struct.pack("<I", google_crc32c.value(body))
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (b"RIFF" + bytes(60), "not a .ndsc file"),
-    (b"", "not a .ndsc file"),
-    (sealed(b"NDSC\x01" + bytes(40)), "version 1 is not known"),
-    (to_bytes(FRAME)[:20], "truncated after 20 bytes"),
-    (to_bytes(FRAME)[:-7], "checksum"),
-    (sealed(to_bytes(FRAME)[:-4] + b"more"), "header does not fit"),
-    (sealed(b"NDSC\0\0" + bytes(2) + b"\x01\0" + bytes(20)), "header does not fit"),
-    (sealed(b"NDSC\0\0" + b"\x01\0" + bytes(2) + bytes(20)), "header does not fit"),
-])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"RIFF" + bytes(60), "not a .ndsc file"),
+        (b"", "not a .ndsc file"),
+        (sealed(b"NDSC\x01" + bytes(40)), "version 1 is not known"),
+        (to_bytes(FRAME)[:20], "truncated after 20 bytes"),
+        (to_bytes(FRAME)[:-7], "checksum"),
+        (sealed(to_bytes(FRAME)[:-4] + b"more"), "header does not fit"),
+        (sealed(b"NDSC\0\0" + bytes(2) + b"\x01\0" + bytes(20)), "header does not fit"),
+        (sealed(b"NDSC\0\0" + b"\x01\0" + bytes(2) + bytes(20)), "header does not fit"),
+    ],
+)
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, data: bytes, reason: str) -> None:
     path = tmp_path / "frame.ndsc"
     path.write_bytes(data)
@@ -264,12 +292,15 @@ def test_unreadable_and_oversized_files(tmp_path: Path, monkeypatch: pytest.Monk
         read_frame_file(path)
 
 
-@pytest.mark.parametrize(("frame", "error"), [
-    (CompressedFrame(bytes(16), 0, 65536, 1, b""), GeometryError),
-    (CompressedFrame(bytes(16), 0, 1, 0, b""), GeometryError),
-    (CompressedFrame(bytes(16), 256, 1, 1, b""), RateLevelError),
-    (CompressedFrame(bytes(15), 0, 1, 1, b""), ValueError),
-])
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        (CompressedFrame(bytes(16), 0, 65536, 1, b""), GeometryError),
+        (CompressedFrame(bytes(16), 0, 1, 0, b""), GeometryError),
+        (CompressedFrame(bytes(16), 256, 1, 1, b""), RateLevelError),
+        (CompressedFrame(bytes(15), 0, 1, 1, b""), ValueError),
+    ],
+)
 def test_fields_that_do_not_fit_the_header(frame: CompressedFrame, error: type[Exception]) -> None:
     with pytest.raises(error):
         to_bytes(frame)

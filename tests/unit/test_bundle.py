@@ -95,10 +95,15 @@ def test_another_decoder_changes_the_bundle_id_alone(
     assert better.bundle_id != tiny_bundle.bundle_id
 
 
-@pytest.mark.parametrize("change", [
-    {"geometry": Geometry(8, 2048, 1 << 19)}, {"geometry": Geometry(8, 1024, 1 << 20)},
-    {"geometry": Geometry(4, 2048, 1 << 20)}, {"rate_levels": (1, 2)},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"geometry": Geometry(8, 2048, 1 << 19)},
+        {"geometry": Geometry(8, 1024, 1 << 20)},
+        {"geometry": Geometry(4, 2048, 1 << 20)},
+        {"rate_levels": (1, 2)},
+    ],
+)
 def test_what_changes_the_bits_changes_the_bitstream_id(
     tiny_bundle: Bundle, tiny_parts: dict[str, Any], tmp_path: Path, change: dict[str, Any]
 ) -> None:
@@ -107,9 +112,7 @@ def test_what_changes_the_bits_changes_the_bitstream_id(
 
 @pytest.mark.parametrize("folder", ["", "tiny/"])
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_zip_is_the_same_bundle(
-    tiny_bundle: Bundle, tmp_path: Path, folder: str, compression: int
-) -> None:
+def test_a_zip_is_the_same_bundle(tiny_bundle: Bundle, tmp_path: Path, folder: str, compression: int) -> None:
     path = zipped(tiny_bundle.path, tmp_path / "tiny.zip", folder, compression=compression)
     loaded = Bundle.load(path)
     assert (loaded.bundle_id, loaded.path) == (tiny_bundle.bundle_id, path)
@@ -131,9 +134,15 @@ def test_a_missing_file_is_named(copy: Path, name: str, as_zip: bool) -> None:
 
 
 @pytest.mark.parametrize("name", FILES[1:])
-@pytest.mark.parametrize("change", [
-    lambda d: d[:-1] + bytes([d[-1] ^ 1]), lambda d: d[:-1], lambda d: d + b"\n", lambda d: b"",
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d[:-1] + bytes([d[-1] ^ 1]),
+        lambda d: d[:-1],
+        lambda d: d + b"\n",
+        lambda d: b"",
+    ],
+)
 @pytest.mark.parametrize("as_zip", [False, True])
 def test_a_changed_file_is_named(copy: Path, name: str, change: Any, as_zip: bool) -> None:
     (copy / name).write_bytes(change((copy / name).read_bytes()))
@@ -147,36 +156,43 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         for key in path[:-1]:
             manifest = manifest[key]
         manifest[path[-1]] = value
+
     return edit
 
 
-@pytest.mark.parametrize(("edit", "reason"), [
-    (_set("format_version", value=1), "format_version"),
-    (_set("bitstream", "format_version", value=1), "bitstream.format_version"),
-    (_set("surprise", value=1), "surprise"),
-    (_set("bitstream", "surprise", value=1), "bitstream.surprise"),
-    (lambda m: m.pop("licence"), "licence"),
-    (lambda m: m["files"].pop("golden.json"), "golden.json is not listed"),
-    (_set("name", value="../up"), "name"),
-    (_set("files", "../up", value={"sha256": "0" * 64, "bytes": 1}), "files"),
-    (_set("files", "a/b", value={"sha256": "0" * 64, "bytes": 1}), "files"),
-    (_set("files", "extra", value={"sha256": "0" * 64, "bytes": (256 << 20) + 1}), "bytes"),
-    (lambda m: m["files"].update({f"f{i}": {"sha256": "0" * 64, "bytes": 1} for i in range(13)}), "files"),
-    (_set("bitstream", "stride", value=0), "stride"),
-    (_set("bitstream", "stride", value="8"), "stride"),
-    (_set("bitstream", "stride", value=8.0), "stride"),
-    (_set("bitstream", "max_side", value=65536), "max_side"),
-    (_set("bitstream", "max_pixels", value=2**40), "max_pixels"),
-    (_set("bitstream", "codebook_sizes", value=[16, 8, 1]), "codebook_sizes"),
-    (_set("bitstream", "codebook_sizes", value=[16, 8, 5]), "codebooks of"),
-    (_set("bitstream", "rate_levels", value=[]), "rate_levels"),
-    (_set("bitstream", "rate_levels", value=[0, 1]), "rate_levels"),
-    (_set("bitstream", "rate_levels", value=[2, 1]), "must not fall"),
-    (_set("bitstream", "rate_levels", value=[1, 4]), "more stages"),
-    (_set("bitstream", "prior_sha256", value="0" * 64), "prior_sha256"),
-    (_set("training", "loss", value=float("nan")), "training|finite|hashed"),
-    (_set("training", "note", value="\ud800"), "manifest.json"),
-])
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (_set("format_version", value=1), "format_version"),
+        (_set("bitstream", "format_version", value=1), "bitstream.format_version"),
+        (_set("surprise", value=1), "surprise"),
+        (_set("bitstream", "surprise", value=1), "bitstream.surprise"),
+        (lambda m: m.pop("licence"), "licence"),
+        (lambda m: m["files"].pop("golden.json"), "golden.json is not listed"),
+        (_set("name", value="../up"), "name"),
+        (_set("files", "../up", value={"sha256": "0" * 64, "bytes": 1}), "files"),
+        (_set("files", "a/b", value={"sha256": "0" * 64, "bytes": 1}), "files"),
+        (_set("files", "extra", value={"sha256": "0" * 64, "bytes": (256 << 20) + 1}), "bytes"),
+        (
+            lambda m: m["files"].update({f"f{i}": {"sha256": "0" * 64, "bytes": 1} for i in range(13)}),
+            "files",
+        ),
+        (_set("bitstream", "stride", value=0), "stride"),
+        (_set("bitstream", "stride", value="8"), "stride"),
+        (_set("bitstream", "stride", value=8.0), "stride"),
+        (_set("bitstream", "max_side", value=65536), "max_side"),
+        (_set("bitstream", "max_pixels", value=2**40), "max_pixels"),
+        (_set("bitstream", "codebook_sizes", value=[16, 8, 1]), "codebook_sizes"),
+        (_set("bitstream", "codebook_sizes", value=[16, 8, 5]), "codebooks of"),
+        (_set("bitstream", "rate_levels", value=[]), "rate_levels"),
+        (_set("bitstream", "rate_levels", value=[0, 1]), "rate_levels"),
+        (_set("bitstream", "rate_levels", value=[2, 1]), "must not fall"),
+        (_set("bitstream", "rate_levels", value=[1, 4]), "more stages"),
+        (_set("bitstream", "prior_sha256", value="0" * 64), "prior_sha256"),
+        (_set("training", "loss", value=float("nan")), "training|finite|hashed"),
+        (_set("training", "note", value="\ud800"), "manifest.json"),
+    ],
+)
 def test_bad_manifests(copy: Path, edit: Callable[[dict[str, Any]], object], reason: str) -> None:
     edit_manifest(copy, edit)
     with pytest.raises(BundleError, match=reason) as caught:
@@ -270,8 +286,10 @@ def test_a_changed_golden_vector_is_noticed_once_it_is_checked(
     golden["entries"][0]["payload"] = payload[:-1] + ("0" if payload[-1] != "0" else "1")
     data = json.dumps(golden).encode()
     (path / "golden.json").write_bytes(data)
-    edit_manifest(path, _set(
-        "files", "golden.json", value={"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}))
+    edit_manifest(
+        path,
+        _set("files", "golden.json", value={"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}),
+    )
     with pytest.raises(BundleError, match="golden vector 0"):
         Bundle.load(path).check_golden()
     tiny_bundle.check_golden()
@@ -294,10 +312,18 @@ def test_writing_replaces_a_bundle_and_keeps_its_card(tiny_parts: dict[str, Any]
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
-@pytest.mark.parametrize("change", [
-    {"name": "no/slash"}, {"rate_levels": (3, 1)}, {"rate_levels": (4,)}, {"geometry": Geometry(8, 70000, 1)},
-    {"encoder_onnx": b""}, {"licence": ""}, {"training": {"loss": float("inf")}},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "no/slash"},
+        {"rate_levels": (3, 1)},
+        {"rate_levels": (4,)},
+        {"geometry": Geometry(8, 70000, 1)},
+        {"encoder_onnx": b""},
+        {"licence": ""},
+        {"training": {"loss": float("inf")}},
+    ],
+)
 def test_parts_that_make_no_bundle_leave_the_old_one(
     tiny_parts: dict[str, Any], tmp_path: Path, change: dict[str, Any]
 ) -> None:

@@ -116,10 +116,17 @@ def test_frames_that_are_views_decode_the_same(encoder: FrameEncoder, decoder: F
     assert decoder.decode(encoder.encode(frozen), frozen[::-1]).shape == (40, 80, 3)
 
 
-@pytest.mark.parametrize("wrong", [
-    np.zeros((8, 8, 3), np.float32), np.zeros((8, 8), np.uint8), np.zeros((0, 8, 3), np.uint8), None,
-    np.zeros((2049, 1, 3), np.uint8), np.zeros((1025, 1024, 3), np.uint8),
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        None,
+        np.zeros((2049, 1, 3), np.uint8),
+        np.zeros((1025, 1024, 3), np.uint8),
+    ],
+)
 def test_frames_that_cannot_be_coded(encoder: FrameEncoder, wrong: Any) -> None:
     with pytest.raises(GeometryError) as caught:
         encoder.encode(wrong)
@@ -232,7 +239,10 @@ def test_mutated_fields_raise_or_decode_to_the_same_indices(
         return
     # The grid is guarded; width and height inside one grid are the session's word, as in a file the header's.
     assert (frame.payload, frame.rate_level, frame.bitstream_id) == (
-        good.payload, good.rate_level, good.bitstream_id)
+        good.payload,
+        good.rate_level,
+        good.bitstream_id,
+    )
     np.testing.assert_array_equal(indices.stages, decoder.unpack(good).stages)
 
 
@@ -262,15 +272,21 @@ def test_a_graph_that_does_not_fit_the_prior_is_the_bundles_fault(
         FrameEncoder(bundle).encode(white)
 
 
-@pytest.mark.parametrize(("output", "reason"), [
-    (np.zeros((1, 3, 8, 16), np.float32), "exported wrongly"),
-    (np.zeros((1, 3, 16, 16), np.float64), "exported wrongly"),
-    (np.full((1, 3, 16, 16), np.nan, np.float32), "not finite"),
-    (np.full((1, 3, 16, 16), np.inf, np.float32), "not finite"),
-])
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (np.zeros((1, 3, 8, 16), np.float32), "exported wrongly"),
+        (np.zeros((1, 3, 16, 16), np.float64), "exported wrongly"),
+        (np.full((1, 3, 16, 16), np.nan, np.float32), "not finite"),
+        (np.full((1, 3, 16, 16), np.inf, np.float32), "not finite"),
+    ],
+)
 def test_a_decoder_that_makes_no_picture_is_the_bundles_fault(
-    encoder: FrameEncoder, decoder: FrameDecoder, monkeypatch: pytest.MonkeyPatch,
-    output: NDArray[Any], reason: str,
+    encoder: FrameEncoder,
+    decoder: FrameDecoder,
+    monkeypatch: pytest.MonkeyPatch,
+    output: NDArray[Any],
+    reason: str,
 ) -> None:
     compressed = encoder.encode(noise(9, 10))
     monkeypatch.setattr(decoder._session, "run", lambda *_: output)
@@ -312,9 +328,13 @@ def test_threads_may_share_both_ends(encoder: FrameEncoder, decoder: FrameDecode
         start.wait()
         frame, y = noise(40, 64, seed), noise(40, 64, seed + 100)
         return all(
-            np.abs(decoder.decode(encoder.encode(frame, level), y)
-                   - expected_pixels(frame, level, y) * 255).max() < 0.501
-            for level in (0, 1, 2) for _ in range(5))
+            np.abs(
+                decoder.decode(encoder.encode(frame, level), y) - expected_pixels(frame, level, y) * 255
+            ).max()
+            < 0.501
+            for level in (0, 1, 2)
+            for _ in range(5)
+        )
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))

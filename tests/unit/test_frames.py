@@ -39,10 +39,16 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("width", "height", "grid"), [
-    (1, 1, Grid(1, 1)), (8, 8, Grid(1, 1)), (9, 8, Grid(1, 2)), (1242, 375, Grid(47, 156)),
-    (2048, 512, Grid(64, 256)),
-])
+@pytest.mark.parametrize(
+    ("width", "height", "grid"),
+    [
+        (1, 1, Grid(1, 1)),
+        (8, 8, Grid(1, 1)),
+        (9, 8, Grid(1, 2)),
+        (1242, 375, Grid(47, 156)),
+        (2048, 512, Grid(64, 256)),
+    ],
+)
 def test_grid_covers_the_frame(width: int, height: int, grid: Grid) -> None:
     assert GEOMETRY.grid(width, height) == grid
     assert GEOMETRY.padded(width, height) == (grid.width * 8, grid.height * 8)
@@ -66,10 +72,17 @@ def test_padding_repeats_the_edge_and_keeps_the_frame(height: int, width: int) -
     np.testing.assert_array_equal(padded, frame[rows][:, columns])
 
 
-@pytest.mark.parametrize("wrong", [
-    np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32),
-    np.zeros((0, 4, 3), np.uint8), [[1, 2, 3]], None,
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        [[1, 2, 3]],
+        None,
+    ],
+)
 def test_what_is_no_frame_is_named(wrong: object) -> None:
     with pytest.raises(GeometryError, match="y must be a uint8 RGB array"):
         check_frame(wrong, "y")
@@ -149,7 +162,7 @@ def test_grey_alpha_palette_and_deep_images_become_rgb() -> None:
     grey = np.array([[0, 128, 255]], np.uint8)
     as_rgb = grey[:, :, None].repeat(3, 2)
     np.testing.assert_array_equal(decode_image(saved(Image.fromarray(grey), "PNG")), as_rgb)
-    deep = (grey.astype(np.uint16) * 257)
+    deep = grey.astype(np.uint16) * 257
     for image_format in ("PNG", "TIFF"):
         np.testing.assert_array_equal(decode_image(saved(Image.fromarray(deep), image_format)), as_rgb)
     colours = np.array([[[10, 20, 30, 0], [40, 50, 60, 255]]], np.uint8)
@@ -158,7 +171,8 @@ def test_grey_alpha_palette_and_deep_images_become_rgb() -> None:
     palette.putpalette([1, 2, 3, 4, 5, 6])
     palette.putpixel((1, 0), 1)
     np.testing.assert_array_equal(
-        decode_image(saved(palette, "PNG", transparency=b"\x00\xff")), [[[1, 2, 3], [4, 5, 6]]])
+        decode_image(saved(palette, "PNG", transparency=b"\x00\xff")), [[[1, 2, 3], [4, 5, 6]]]
+    )
     assert decode_image(saved(Image.new("1", (2, 1), 1), "PNG")).tolist() == [[[255] * 3] * 2]
 
 

@@ -17,7 +17,8 @@ from ndsc.codec.golden import Golden, make_golden
 def test_vectors_cover_every_level_and_grid(tiny_bundle: Bundle) -> None:
     entries = tiny_bundle.golden.entries
     assert [(e.rate_level, *e.grid) for e in entries] == [
-        (level, *grid) for level in range(3) for grid in ((1, 1), (1, 7), (3, 5), (16, 32), (16, 32))]
+        (level, *grid) for level in range(3) for grid in ((1, 1), (1, 7), (3, 5), (16, 32), (16, 32))
+    ]
     for entry in entries:
         stages = tiny_bundle.stages_sent(entry.rate_level)
         assert len(base64.b64decode(entry.indices)) == 2 * stages * entry.grid[0] * entry.grid[1]
@@ -32,7 +33,8 @@ def test_making_is_deterministic_and_survives_json(tiny_bundle: Bundle) -> None:
 
 def test_drawn_vectors_follow_the_prior_and_the_last_is_uniform(tiny_bundle: Bundle) -> None:
     drawn, uniform = (
-        np.frombuffer(base64.b64decode(entry.indices), "<u2") for entry in tiny_bundle.golden.entries[3:5])
+        np.frombuffer(base64.b64decode(entry.indices), "<u2") for entry in tiny_bundle.golden.entries[3:5]
+    )
     expected = np.arange(1, 17) / 136
     assert np.abs(np.bincount(drawn, minlength=16) / 512 - expected).max() < 0.05
     assert np.abs(np.bincount(uniform, minlength=16) / 512 - 1 / 16).max() < 0.04
@@ -52,10 +54,17 @@ def test_one_changed_bit_of_a_payload_is_noticed(tiny_bundle: Bundle, entry: int
         changed(tiny_bundle.golden, entry, payload=payload.hex()).check(tiny_bundle.bitstream)
 
 
-@pytest.mark.parametrize("fields", [
-    {"indices": "AAAA"}, {"indices": "not base64!"}, {"indices": "é"},
-    {"payload": "xyz"}, {"rate_level": 9}, {"indices": base64.b64encode(b"\xff\xff").decode()},
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"indices": "AAAA"},
+        {"indices": "not base64!"},
+        {"indices": "é"},
+        {"payload": "xyz"},
+        {"rate_level": 9},
+        {"indices": base64.b64encode(b"\xff\xff").decode()},
+    ],
+)
 def test_vectors_that_cannot_be_coded(tiny_bundle: Bundle, fields: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=r"golden vector 0 .*cannot be coded") as caught:
         changed(tiny_bundle.golden, 0, **fields).check(tiny_bundle.bitstream)

@@ -28,14 +28,17 @@ def test_frequencies_are_positive_and_total(counts: list[int]) -> None:
     assert np.abs(table - exact).max() < 1 + 1e-6
 
 
-@pytest.mark.parametrize(("counts", "frequencies"), [
-    ([0, 0], [32768, 32768]),
-    ([0, 5], [1, 65535]),
-    # 65533 parts by thirds: 21844 + 1/3 each; the part left over goes to the lowest index.
-    ([7, 7, 7], [21846, 21845, 21845]),
-    # 65534 * 1/3 and 2/3: remainders 2/3 and 1/3.
-    ([1, 2], [21846, 43690]),
-])
+@pytest.mark.parametrize(
+    ("counts", "frequencies"),
+    [
+        ([0, 0], [32768, 32768]),
+        ([0, 5], [1, 65535]),
+        # 65533 parts by thirds: 21844 + 1/3 each; the part left over goes to the lowest index.
+        ([7, 7, 7], [21846, 21845, 21845]),
+        # 65534 * 1/3 and 2/3: remainders 2/3 and 1/3.
+        ([1, 2], [21846, 43690]),
+    ],
+)
 def test_normalisation_rule(counts: list[int], frequencies: list[int]) -> None:
     assert StaticPrior.from_counts([np.array(counts)]).frequencies[0].tolist() == frequencies
 
@@ -62,13 +65,26 @@ def test_json_round_trip() -> None:
         again.frequencies[0][0] = 7
 
 
-@pytest.mark.parametrize("change", [
-    {"kind": "network"}, {"frequency_bits": 15}, {"frequency_bits": True}, {"more": 1},
-    {"frequencies": []}, {"frequencies": [[65536]]}, {"frequencies": [[0, 65536]]},
-    {"frequencies": [[-1, 65537]]}, {"frequencies": [[1, 2]]}, {"frequencies": [[1.0, 65535.0]]},
-    {"frequencies": [["1", "65535"]]}, {"frequencies": [[2**32 + 1, 65535]]}, {"frequencies": "x"},
-    {"frequencies": [[32768, 32768]] * 17}, {"frequencies": [[2**70, 1]]},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "network"},
+        {"frequency_bits": 15},
+        {"frequency_bits": True},
+        {"more": 1},
+        {"frequencies": []},
+        {"frequencies": [[65536]]},
+        {"frequencies": [[0, 65536]]},
+        {"frequencies": [[-1, 65537]]},
+        {"frequencies": [[1, 2]]},
+        {"frequencies": [[1.0, 65535.0]]},
+        {"frequencies": [["1", "65535"]]},
+        {"frequencies": [[2**32 + 1, 65535]]},
+        {"frequencies": "x"},
+        {"frequencies": [[32768, 32768]] * 17},
+        {"frequencies": [[2**70, 1]]},
+    ],
+)
 def test_bad_prior_files(change: dict[str, Any]) -> None:
     content = {"kind": "static-table", "frequency_bits": 16, "frequencies": [[1, 65535]]} | change
     with pytest.raises(BundleError, match=r"prior.json") as caught:

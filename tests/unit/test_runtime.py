@@ -65,9 +65,7 @@ def test_a_silent_fallback_is_an_error(tiny_bundle: Bundle, monkeypatch: pytest.
         DecoderSession(tiny_bundle.decoder_onnx, RuntimeOptions(provider="cuda"))
 
 
-def test_two_builds_of_onnxruntime_are_an_error(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_builds_of_onnxruntime_are_an_error(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime.check_installation()
     monkeypatch.setattr(metadata, "distribution", lambda name: name)
     with pytest.raises(ProviderError, match="uninstall both"):
