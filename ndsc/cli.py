@@ -11,6 +11,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -194,6 +195,32 @@ def evaluate(
             f"{p.decode_ms:.1f}",
         )
     Console().print(table)
+
+
+@app.command()
+def check(
+    pairs: Annotated[Path, typer.Option(help="Directory with left/ and right/.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Check that pairs are rectified: a scene point must lie on the same row of both views."""
+    from ndsc.evaluate.pairs import PairsError, list_pairs
+    from ndsc.evaluate.rectification import vertical_offset_rows
+
+    offsets = {}
+    for pair in list_pairs(pairs):
+        try:
+            offsets[pair.name] = vertical_offset_rows(read_image(pair.left), read_image(pair.right))
+        except ValueError as error:
+            raise PairsError(f"{pair.left}: {error}") from error
+    middle = median(offsets.values())
+    worst = max(offsets, key=lambda name: abs(offsets[name]))
+    verdict = "rectified" if abs(middle) < 1 else "not rectified: one camera shows the scene lower"
+    _report(
+        as_json,
+        {"pairs": len(offsets), "median_offset_rows": middle, "offset_rows": offsets},
+        f"{len(offsets)} pairs: median vertical offset {middle:+.2f} rows, worst {offsets[worst]:+.2f} "
+        f"({worst}): {verdict}",
+    )
 
 
 @app.command()

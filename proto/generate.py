@@ -16,7 +16,10 @@ PROTO = Path(__file__).resolve().parent
 
 
 def generate(output: Path) -> None:
-    """Write DIRECTORY/ndsc/v1/*_pb2.py, *_pb2_grpc.py and their type stubs. Raises RuntimeError when protoc fails."""
+    """Write output/ndsc/v1/*_pb2.py, *_pb2_grpc.py and their type stubs.
+
+    Raises RuntimeError when protoc fails.
+    """
     package = output / "ndsc" / "v1"
     package.mkdir(parents=True, exist_ok=True)
     for old in package.glob("*_pb2*"):

@@ -63,7 +63,9 @@ def mended(source: Frame, with_y: Frame, without_y: Frame, gain: float = 5.0) ->
     """Grey picture of how much smaller the error of `with_y` is than that of `without_y`, pixel by pixel."""
 
     def error(frame: Frame) -> NDArray[np.float64]:
-        return np.abs(frame.astype(np.float64) - source).mean(axis=2)
+        difference: NDArray[np.float64] = np.abs(frame.astype(np.float64) - source)
+        mean: NDArray[np.float64] = difference.mean(axis=2)
+        return mean
 
     brightness = np.clip(gain * (error(without_y) - error(with_y)), 0, 255).astype(np.uint8)
     return np.repeat(brightness[..., None], 3, axis=2)

@@ -150,7 +150,7 @@ def test_bad_input_gets_one_clear_line(
 ) -> None:
     assert list(bad_inputs) == CASES
     arguments, part = bad_inputs[case]
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     done = run_ndsc(*arguments)
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout == ""
@@ -158,7 +158,7 @@ def test_bad_input_gets_one_clear_line(
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert part in lines[0]
-    assert {path for path in tmp_path.rglob("*")} == before, "something was written"
+    assert set(tmp_path.rglob("*")) == before, "something was written"
 
 
 def test_a_frame_of_another_bitstream_is_refused(pairs: Path, tiny_bundle_path: Path, tmp_path: Path) -> None:
@@ -182,6 +182,7 @@ def test_serve_passes_flags_on(service: str) -> None:
 
 
 def test_the_codec_needs_neither_torch_nor_grpc() -> None:
-    code = "import sys, ndsc.codec.codec; print([m for m in ('torch', 'grpc', 'google.protobuf') if m in sys.modules])"
+    heavy = ("torch", "grpc", "google.protobuf")
+    code = f"import sys, ndsc.codec.codec; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
