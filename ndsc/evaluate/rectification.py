@@ -19,7 +19,8 @@ def vertical_offset_rows(left: Frame, right: Frame) -> float:
     it to the next. A horizontal disparity leaves that profile as it is, a vertical offset shifts it; the shift of
     best correlation, refined by a parabola, is the answer. It tells an offset, not a rotation.
 
-    Raises ValueError when the sizes differ, the views are lower than four times the largest offset, or one is flat.
+    Raises ValueError when the sizes differ, the views are lower than four times the largest offset, or one is
+    flat.
     """
     if left.shape != right.shape or left.shape[0] < 4 * MAX_OFFSET_ROWS:
         raise ValueError(f"views of one size and at least {4 * MAX_OFFSET_ROWS} rows are needed")

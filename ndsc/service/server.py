@@ -7,7 +7,7 @@ import json
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc.aio
 import structlog
@@ -21,7 +21,40 @@ from ndsc.service.images import max_image_bytes
 _WATCHERS_GRACE_S: Final = 0.5
 """After the drain only health watchers and answers under way are left; they get this long."""
 
+_LAST_STATUS_S: Final = 0.1
+"""For a watcher's last status to leave before its call ends."""
+
 _log = structlog.get_logger(__name__)
+
+
+class HealthServicer(health.aio.HealthServicer):
+    """grpc.health.v1, whose watches end by themselves at shutdown.
+
+    A watch never ends otherwise; grpc.aio then cancels it and prints a traceback.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ending = asyncio.Event()
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """See the health protocol."""
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait((watch, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not watch.done():
+                await asyncio.sleep(_LAST_STATUS_S)
+        finally:
+            for task in (watch, ending):
+                task.cancel()
+            await asyncio.gather(watch, ending, return_exceptions=True)
+
+    def end_watches(self) -> None:
+        """Let every watch send its last status and end."""
+        self._ending.set()
 
 
 @dataclass(frozen=True)
@@ -29,7 +62,7 @@ class ServiceServer:
     """A started server."""
 
     grpc_server: grpc.aio.Server
-    health: health.aio.HealthServicer
+    health: HealthServicer
     service_names: tuple[str, ...]
     port: int
 
@@ -44,6 +77,7 @@ class ServiceServer:
     async def stop(self, grace_s: float | None = None) -> None:
         """Refuse new calls, wait up to `grace_s` seconds for running ones, then cancel them."""
         await self.health.enter_graceful_shutdown()
+        self.health.end_watches()
         await self.grpc_server.stop(grace_s)
 
 
@@ -75,7 +109,7 @@ async def create_server(
             ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         )
     )
-    checker = health.aio.HealthServicer()
+    checker = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     register(server)
     if reflect:

@@ -26,7 +26,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin directory of a new environment that holds the wheel and what it needs, at the pinned versions."""
     root = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", root], check=True)
-    pip = [root / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [root / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "-c", ROOT / "constraints.txt", ROOT], check=True)
     return root / "bin"
 
