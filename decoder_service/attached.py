@@ -33,6 +33,7 @@ class AttachedSource:
     def start(self, registry: StreamRegistry, store: SideInformationStore) -> None:
         """Begin to read. Call on the event loop. Raises RefusedError like `StreamRegistry.open`."""
         registry.open(self.account, self)
+        store.forget(self.account.key.rig, self.account.key.camera)
         loop = asyncio.get_running_loop()
 
         def on_loop(callback: Callable[[], None]) -> None:
@@ -42,6 +43,8 @@ class AttachedSource:
                 self._source.close()
 
         def hold(frame: SideFrame) -> None:
+            if not self.account.open:  # a node's session took over
+                return
             self.account.received += 1
             self.account.received_bytes += frame.image.nbytes
             self.account.decoded += 1

@@ -104,7 +104,9 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
         self._registry = registry
         self._answer: type[AnswerT] = answer
         self._waiting: asyncio.Queue[_Arrived[FrameT] | None] = asyncio.Queue()
-        self._outbox: asyncio.Queue[AnswerT | None] = asyncio.Queue()
+        # Each answer with the frame whose credit it gives back. A frame is in flight until then, so a node
+        # that reads no answers runs out of credit, and what waits here is bounded.
+        self._outbox: asyncio.Queue[tuple[AnswerT, _Arrived[FrameT] | None] | None] = asyncio.Queue()
         self._frames_in_flight = 0
         self._bytes_in_flight = 0
         self._next_warnings: dict[str, float] = {}
@@ -112,7 +114,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
 
     @abstractmethod
     def opened(self) -> AnswerT:
-        """The answer to `open`."""
+        """Begin the session, now that the stream is entered; the answer to `open`."""
 
     @abstractmethod
     def ack(self, up_to_sequence: int) -> AnswerT:
@@ -140,7 +142,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
 
     def ask_to_drain(self) -> None:
         """Ask the node to finish and close."""
-        self._outbox.put_nowait(self._answer(drain=types_pb2.Drain(retry_after_ms=RETRY_AFTER_DRAIN_MS)))
+        self._say(self._answer(drain=types_pb2.Drain(retry_after_ms=RETRY_AFTER_DRAIN_MS)))
 
     async def run(self, requests: AsyncIterator[Any], write: Callable[[AnswerT], Awaitable[None]]) -> None:
         """Hold the stream until the node has closed it and all its frames are answered.
@@ -150,7 +152,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
         account = self.account
         self._registry.open(account, self)
         self.log.info("stream opened", width=account.width, height=account.height)
-        self._outbox.put_nowait(self.opened())
+        self._say(self.opened())
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch())
@@ -239,28 +241,32 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
                 self._report(sequence, DECODER_FAILED, "the decoder failed on this frame; its log says why")
             else:
                 self.account.decoded += 1
-            self._frames_in_flight -= 1
-            self._bytes_in_flight -= arrived.size_bytes
-            self._outbox.put_nowait(self.ack(sequence))
+            self._say(self.ack(sequence), done=arrived)
         watch.cancel()
         self._outbox.put_nowait(None)
 
     def _report(self, sequence: int, reason: ErrorReason, message: str) -> None:
         self.account.failed += 1
         self.warn("frame refused", sequence=sequence, reason=reason_name(reason), message=message)
-        self._outbox.put_nowait(
-            self._answer(error=types_pb2.FrameError(sequence=sequence, reason=reason, message=message))
-        )
+        self._say(self._answer(error=types_pb2.FrameError(sequence=sequence, reason=reason, message=message)))
+
+    def _say(self, answer: AnswerT, *, done: _Arrived[FrameT] | None = None) -> None:
+        self._outbox.put_nowait((answer, done))
 
     async def _write(self, write: Callable[[AnswerT], Awaitable[None]]) -> None:
         while True:
             try:
                 async with asyncio.timeout(self.terms.heartbeat_interval_ms / 1000):
-                    answer = await self._outbox.get()
+                    said = await self._outbox.get()
             except TimeoutError:
-                answer = self._answer(heartbeat=types_pb2.Heartbeat())
-            if answer is None:
+                said = self._answer(heartbeat=types_pb2.Heartbeat()), None
+            if said is None:
                 return
+            answer, done = said
+            if done is not None:
+                # Not after the write: the node may have the ack, and send its next frame, before that returns.
+                self._frames_in_flight -= 1
+                self._bytes_in_flight -= done.size_bytes
             await write(answer)
 
 

@@ -17,6 +17,7 @@ from ndsc.codec.errors import NdscError
 from ndsc.codec.frames import Frame
 from ndsc.service.errors import (
     FIELD_INVALID,
+    OVERLOADED,
     SIDE_INFORMATION_GEOMETRY,
     SIDE_INFORMATION_NOT_FOUND,
     STREAM_UNKNOWN,
@@ -52,6 +53,7 @@ class DecodeServicer(DecodeServiceServicer):
         hub: Hub,
         workers: Workers,
         tolerance_us: int,
+        max_decodes: int,
     ) -> None:
         self._decoders = decoders
         self._store = store
@@ -59,6 +61,7 @@ class DecodeServicer(DecodeServiceServicer):
         self._hub = hub
         self._workers = workers
         self._tolerance_us = tolerance_us
+        self._max_decodes = max_decodes
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -71,13 +74,23 @@ class DecodeServicer(DecodeServiceServicer):
         self, request: DecodeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> DecodeResponse:
         """See the contract."""
+        try:
+            self._registry.check_accepting()
+            if self._under_way >= self._max_decodes:
+                raise RefusedError(
+                    OVERLOADED,
+                    f"{self._under_way} Decode calls are under way, as many as this server takes; "
+                    f"try again when some have ended",
+                )
+            return await self._counted(request)
+        except NdscError as error:
+            await abort(context, reason_of(error), str(error))
+
+    async def _counted(self, request: DecodeRequest) -> DecodeResponse:
         self._under_way += 1
         self._idle.clear()
         try:
-            self._registry.check_accepting()
             return await self._decode(request)
-        except NdscError as error:
-            await abort(context, reason_of(error), str(error))
         finally:
             self._under_way -= 1
             if not self._under_way:

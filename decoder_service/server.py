@@ -64,6 +64,7 @@ class DecoderServer:
             hub=self._hub,
             workers=workers,
             tolerance_us=settings.pair_tolerance_ms * 1000,
+            max_decodes=settings.max_decodes,
         )
         self._server: ServiceServer | None = None
 

@@ -37,6 +37,9 @@ class DecoderSettings(ServiceSettings):
         le=10_000,
         description="open camera sessions, and likewise side-information streams, and subscribers",
     )
+    max_decodes: int = Field(
+        16, ge=1, le=10_000, description="Decode calls under way at once; more are refused, to be tried again"
+    )
     credit_frames: int = Field(
         4, ge=1, le=MAX_CREDIT_FRAMES, description="frames that a node may have unacknowledged"
     )
@@ -62,7 +65,8 @@ class DecoderSettings(ServiceSettings):
         None,
         ge=0,
         le=253_402_300_799,
-        description="capture time of the first frame of attached files, seconds since 1970",
+        description="capture time of the first frame of attached files, seconds since 1970; nodes that play "
+        "files must be given the same --epoch, else their frames do not pair in time",
     )
     attach_loop: bool = Field(False, description="play attached files again and again")
     drain_seconds: float = Field(5.0, gt=0, le=600, description="longest time to finish after SIGTERM")

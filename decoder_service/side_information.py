@@ -84,6 +84,11 @@ class SideInformationStore:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def forget(self, rig: str, camera: str) -> None:
+        """Let go of all frames of a stream: a new session has its own clock and its own pictures."""
+        for number in list(self._arrivals.get((rig, camera), ())):
+            self._let_go(number)
+
     def _let_go(self, number: int) -> None:
         stream, frame = self._frames.pop(number)
         del self._arrivals[stream][number]
@@ -93,15 +98,19 @@ class SideInformationStore:
             del self._times[stream], self._arrivals[stream]
 
     def nearest(self, rig: str, camera: str, capture_time_us: int, tolerance_us: int) -> SideFrame | None:
-        """The frame nearest in time, within the tolerance; of two equally near, the earlier."""
+        """The frame nearest in time, within the tolerance; of two equally near, the earlier.
+
+        Of frames with one capture time, the one that arrived last.
+        """
         times = self._times.get((rig, camera))
         if not times:
             return None
         after = bisect.bisect_left(times, (capture_time_us, -1))
         candidates = times[max(0, after - 1) : after + 1]
-        time_us, number = min(candidates, key=lambda held: (abs(held[0] - capture_time_us), held[0]))
+        time_us, _ = min(candidates, key=lambda held: (abs(held[0] - capture_time_us), held[0]))
         if abs(time_us - capture_time_us) > tolerance_us:
             return None
+        _, number = times[bisect.bisect_left(times, (time_us + 1, -1)) - 1]
         return self._frames[number][1]
 
     def _settled(self, stream: StreamName, capture_time_us: int) -> bool:

@@ -42,6 +42,7 @@ class _SideConversation(Conversation[SideInformationFrame, StreamSideInformation
         self._workers = workers
 
     def opened(self) -> StreamSideInformationResponse:
+        self._store.forget(self.account.key.rig, self.account.key.camera)
         return StreamSideInformationResponse(
             opened=SideInformationOpened(
                 credit=self.terms.credit(), heartbeat_interval_ms=self.terms.heartbeat_interval_ms
@@ -72,7 +73,8 @@ class _SideConversation(Conversation[SideInformationFrame, StreamSideInformation
             )
         image = await self._workers.run(from_image, frame.image, max_pixels=pixels)
         key = self.account.key
-        self._store.put(key.rig, key.camera, SideFrame(image, capture_time_us))
+        if self.account.open:  # else another session took over meanwhile, and the frames held are its own
+            self._store.put(key.rig, key.camera, SideFrame(image, capture_time_us))
 
 
 class SideInformationServicer(SideInformationServiceServicer):

@@ -17,6 +17,7 @@ from encoder_service.settings import EncoderSettings
 from encoder_service.uplink import Call, Request, SessionError, TooLargeError, Uplink
 from ndsc.codec.errors import NdscError
 from ndsc.service.channel import open_channel
+from ndsc.service.settings import is_loopback
 from ndsc.sources import Source, SourceFrame, open_source
 from ndsc.v1 import types_pb2
 from ndsc.v1.types_pb2 import Clock
@@ -166,6 +167,8 @@ class Node:
 
     async def _connect(self, channel: grpc.aio.Channel) -> None:
         settings = self._settings
+        if not is_loopback(settings.decoder):
+            self._log.warning("frames go to another machine without encryption", decoder=settings.decoder)
         try:
             async with asyncio.timeout(settings.handshake_timeout_s):
                 await channel.channel_ready()

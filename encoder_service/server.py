@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
-from grpc_health.v1 import health_pb2
 
 from encoder_service.camera import CameraRole
 from encoder_service.node import Node, Role
@@ -20,7 +19,7 @@ from ndsc.service.server import announce, create_server, run_until_signal
 from ndsc.service.settings import fail, load_settings
 
 HEALTH_NAME: Final = "encoder"
-"""Health service that is SERVING while the session is open; the empty name tells that the process lives."""
+"""Health service that is SERVING while the session is open, as is the empty name."""
 
 _ROLES: Final[dict[str, Callable[[EncoderSettings], Role]]] = {
     "camera": CameraRole,
@@ -38,13 +37,16 @@ async def serve(settings: EncoderSettings) -> None:
     unacknowledged.
     """
     server = await create_server(
-        listen=settings.listen, register=lambda _: None, service_names=(), reflect=settings.reflection
+        listen=settings.listen,
+        register=lambda _: None,
+        service_names=(),
+        health_names=(HEALTH_NAME,),
+        reflect=settings.reflection,
     )
-    await server.health.set(HEALTH_NAME, health_pb2.HealthCheckResponse.NOT_SERVING)
     node = Node(settings, _ROLES[settings.role])
 
     async def on_streaming() -> None:
-        await server.health.set(HEALTH_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await server.set_serving(True)
         announce("ready", port=server.port)
 
     ended = asyncio.Event()
@@ -74,10 +76,12 @@ async def serve(settings: EncoderSettings) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Entry of the process. Ends with status 0, 1 after one line that says why, or 2 for wrong settings."""
+    """Entry of the process. Ends with status 0, 1 after one line that says why, 2 for wrong settings, or 130."""
     settings = load_settings(EncoderSettings, argv)
     configure_logs(level=settings.log_level, json_lines=settings.log_json)
     try:
         asyncio.run(serve(settings))
     except NdscError as error:
         fail(error)
+    except KeyboardInterrupt:  # before the node listened to signals itself
+        raise SystemExit(130) from None

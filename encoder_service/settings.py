@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ndsc.service.settings import Names, ServiceSettings, service_config, split_address
+from ndsc.service.settings import Names, ServiceSettings, is_loopback, service_config, split_address
 
 
 def _epoch(value: object) -> object:
@@ -51,7 +51,7 @@ class EncoderSettings(ServiceSettings):
     decoder: str = Field("127.0.0.1:50051", description="address of the decoder, host:port")
     source: str = Field(
         description="a folder of images, a video file, camera:/dev/video0, rtsp://host/path, "
-        "synthetic:left or synthetic:right"
+        "synthetic:left or synthetic:right; nodes that play files must be given the same --epoch"
     )
     role: Literal["camera", "side-information"] = Field(
         "camera",
@@ -81,7 +81,8 @@ class EncoderSettings(ServiceSettings):
     epoch: Annotated[int | None, BeforeValidator(_epoch)] = Field(
         None,
         description="capture time of the first frame of files and the synthetic drive: seconds since 1970, "
-        "or like 2026-01-31T12:00:00Z; default: the next whole second",
+        "or like 2026-01-31T12:00:00Z; default: the next whole second; nodes that play files "
+        "must be given the same, else their frames do not pair in time",
     )
     loop: bool = Field(False, description="play files again and again")
     limit: int | None = Field(None, ge=1, description="end after this many frames")
@@ -128,6 +129,15 @@ class EncoderSettings(ServiceSettings):
         if split_address(decoder)[1] == 0:
             raise ValueError("port 0 is no port to connect to")
         return decoder
+
+    @model_validator(mode="after")
+    def _check_plaintext_to_decoder(self) -> EncoderSettings:
+        if not is_loopback(self.decoder) and not self.allow_plaintext_beyond_loopback:
+            raise ValueError(
+                f"decoder: {self.decoder} is another machine and traffic is not encrypted; add "
+                f"--allow-plaintext-beyond-loopback if the network is trusted"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_pace(self) -> EncoderSettings:

@@ -22,7 +22,7 @@ from rich.table import Table
 from ndsc.codec.bitstream import read_frame_file, write_frame_file
 from ndsc.codec.bundle import Bundle, default_bundle_path
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
-from ndsc.codec.errors import NdscError
+from ndsc.codec.errors import NdscError, OutputError
 from ndsc.codec.files import write_whole
 from ndsc.codec.frames import read_image, write_image
 from ndsc.codec.runtime import RuntimeOptions
@@ -69,7 +69,7 @@ def _report(as_json: bool, facts: dict[str, Any], line: str) -> None:
 
 @app.command()
 def encode(
-    image: Annotated[Path, typer.Argument(help="Any image Pillow reads.")],
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG, WebP, BMP, PPM or TIFF.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .ndsc file to write.")],
     bundle: BundleOption = None,
     rate: Annotated[
@@ -154,6 +154,8 @@ def evaluate(
     from ndsc.evaluate import evaluate as run
     from ndsc.evaluate.wire import frame_message_bytes
 
+    if output and not output.parent.is_dir():  # before minutes of work, not after
+        raise OutputError(f"cannot write {output}: there is no folder {output.parent}")
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_notes, transient=True) as progress:
         task = progress.add_task("")
@@ -166,8 +168,6 @@ def evaluate(
             options=RuntimeOptions(threads=threads),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    if output:
-        write_whole(output, (json.dumps(result.to_json(), indent=1) + "\n").encode())
     table = Table(
         title=f"{result.pairs} pairs, {result.protocol}, side information: {result.side_information}"
     )
@@ -195,6 +195,8 @@ def evaluate(
             f"{p.decode_ms:.1f}",
         )
     Console().print(table)
+    if output:
+        write_whole(output, (json.dumps(result.to_json(), indent=1) + "\n").encode())
 
 
 @app.command()
@@ -202,9 +204,9 @@ def check(
     pairs: Annotated[Path, typer.Option(help="Directory with left/ and right/.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Check that pairs are rectified: a scene point must lie on the same row of both views."""
+    """Check that pairs are rectified, a scene point on the same row of both views; exit 1 when they are not."""
     from ndsc.evaluate.pairs import PairsError, list_pairs
-    from ndsc.evaluate.rectification import vertical_offset_rows
+    from ndsc.evaluate.rectification import MAX_RECTIFIED_ROWS, vertical_offset_rows
 
     offsets = {}
     for pair in list_pairs(pairs):
@@ -214,13 +216,21 @@ def check(
             raise PairsError(f"{pair.left}: {error}") from error
     middle = median(offsets.values())
     worst = max(offsets, key=lambda name: abs(offsets[name]))
-    verdict = "rectified" if abs(middle) < 1 else "not rectified: one camera shows the scene lower"
+    rectified = abs(middle) < MAX_RECTIFIED_ROWS
+    verdict = "rectified" if rectified else "not rectified, one camera shows the scene lower"
     _report(
         as_json,
-        {"pairs": len(offsets), "median_offset_rows": middle, "offset_rows": offsets},
+        {
+            "pairs": len(offsets),
+            "rectified": rectified,
+            "median_offset_rows": middle,
+            "offset_rows": offsets,
+        },
         f"{len(offsets)} pairs: median vertical offset {middle:+.2f} rows, worst {offsets[worst]:+.2f} "
         f"({worst}): {verdict}",
     )
+    if not rectified:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -268,7 +278,7 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 def _become(module: str, arguments: list[str]) -> NoReturn:
     """Replace this process by a service: signals and the exit code are then the service's own."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - no shell is wanted
 
 
 @serve.command("encoder", context_settings=_PASS_ON)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 from types import TracebackType
 from typing import Literal, Self
 
@@ -33,6 +34,7 @@ __all__ = [
     "SideReference",
     "StreamInfo",
     "SubscribedFrame",
+    "Subscription",
     "UnreachableError",
 ]
 
@@ -187,11 +189,11 @@ class Client:
 
     def subscribe(
         self, rig: str, cameras: Sequence[str] = (), *, include_compressed: bool = False
-    ) -> Iterator[SubscribedFrame]:
+    ) -> Subscription:
         """Follow the decoded frames of some cameras of a rig, or of all when none is named.
 
         Returns once the server has the subscription: frames it decodes from then on come out of the iterator,
-        in order, until the server ends (ServiceError) or the iterator is closed.
+        in order, until the server ends (ServiceError) or the subscription is closed.
         """
         request = decode_pb2.SubscribeRequest(
             rig=rig,
@@ -210,21 +212,7 @@ class Client:
             raise ServiceError(
                 f"{self._address} did not confirm the subscription", reason="UNKNOWN", retryable=False
             )
-        return self._frames(call)
-
-    def _frames(self, call: grpc._CallIterator[decode_pb2.SubscribeResponse]) -> Iterator[SubscribedFrame]:
-        missed = 0
-        try:
-            for message in call:
-                if message.WhichOneof("message") == "missed":
-                    missed += message.missed.frames
-                elif message.WhichOneof("message") == "frame":
-                    yield _subscribed_frame(message.frame, missed)
-                    missed = 0
-        except grpc.RpcError as error:
-            raise service_error(error, self._address) from error
-        finally:
-            call.cancel()
+        return Subscription(call, self._address)
 
     def bundles(self) -> list[BundleInfo]:
         """The bundles that the server has loaded."""
@@ -253,6 +241,47 @@ class Client:
         except grpc.RpcError as error:
             raise service_error(error, self._address) from error
         return [_stream_info(stream) for stream in answer.streams]
+
+
+class Subscription:
+    """Decoded frames as they come: iterate, and close it (or use it in a `with`) when enough have come."""
+
+    def __init__(self, call: grpc._CallIterator[decode_pb2.SubscribeResponse], address: str) -> None:
+        self._call = call
+        self._address = address
+        self._closed = Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the subscription, from any thread; an iteration that waits for the next frame ends."""
+        self._closed.set()
+        self._call.cancel()
+
+    def __iter__(self) -> Iterator[SubscribedFrame]:
+        return self
+
+    def __next__(self) -> SubscribedFrame:
+        """The next frame. Raises ServiceError when the server ends the subscription."""
+        missed = 0
+        while not self._closed.is_set():
+            try:
+                message = next(self._call)
+            except grpc.RpcError as error:
+                if self._closed.is_set():
+                    break
+                raise service_error(error, self._address) from error
+            if message.WhichOneof("message") == "missed":
+                missed += message.missed.frames
+            elif message.WhichOneof("message") == "frame":
+                return _subscribed_frame(message.frame, missed)
+        raise StopIteration
 
 
 def _to_message(frame: CompressedFrame) -> types_pb2.CompressedFrame:

@@ -5,6 +5,7 @@ A batch needs no loader state, so a resumed run sees exactly the samples the unb
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ndsc.codec.frames import read_image
-from ndsc.evaluate.pairs import list_pairs
+from ndsc.evaluate.pairs import PairsError, list_pairs
 from ndsc.scene import SceneConfig, StereoScene
 from training.config import TrainConfig
 
@@ -39,12 +40,17 @@ class Pair:
 def load_pairs(directories: Sequence[Path], progress: Callable[[str], None] = lambda _: None) -> list[Pair]:
     """Read every pair under `directories` (each holds left/ and right/), decoded once and kept in memory.
 
-    Raises PairsError when a partner is missing and ImageError when a file is no image.
+    Raises PairsError when a partner is missing or of another size, and ImageError when a file is no image.
     """
     pairs = []
     for directory in directories:
         for entry in list_pairs(directory):
-            pairs.append(Pair(read_image(entry.left), read_image(entry.right)))
+            left, right = read_image(entry.left), read_image(entry.right)
+            if left.shape != right.shape:
+                raise PairsError(
+                    f"{entry.left}: its partner in right/ has another size; both views must have one"
+                )
+            pairs.append(Pair(left, right))
             progress(entry.name)
     return pairs
 
@@ -59,7 +65,7 @@ def render_drives(
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Pair]:
     """`count` pairs from as many synthetic drives, kept as one array file in `cache` when it is given."""
-    cached = cache / f"drives-{count}-{seed}-{width}x{height}.npy" if cache else None
+    cached = cache / f"drives-{count}-{seed}-{width}x{height}-{_renderer()}.npy" if cache else None
     if cached and cached.exists():
         stack = np.load(cached)
         return [Pair(left, right) for left, right in stack]
@@ -76,6 +82,20 @@ def render_drives(
         np.save(unfinished, np.stack([np.stack([p.left, p.right]) for p in pairs]))
         unfinished.replace(cached)
     return pairs
+
+
+def _renderer() -> str:
+    """Names what the renderer draws today, so that a cache of an older one is not used."""
+    return fingerprint([Pair(*StereoScene(SceneConfig(seed=1, width=64, height=32)).pair(1.0))])
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """16 hexadecimal digits that name the pictures, from a grid of their pixels."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for view in (pair.left, pair.right):
+            digest.update(str(view.shape).encode() + view[::16, ::16].tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ndsc.codec.errors import NdscError
-from ndsc.evaluate.protocols import kitti128
+from ndsc.evaluate.protocols import CROP_HEIGHT, CROP_WIDTH, kitti128
 from training.checkpoint import Checkpoint, CheckpointError, optimizer_tensors, restore_optimizer
 from training.config import ModelConfig, TrainConfig
-from training.data import Frame, Pair, batches, load_pairs, make_batch, render_drives
+from training.data import Frame, Pair, batches, fingerprint, load_pairs, make_batch, render_drives
 from training.model import ConditionalVQVAE
+
+
+class TrainingError(NdscError):
+    """A run that cannot start or go on."""
+
 
 DRIVES_SEED = 1000
 """Training drives start here; the demo's drive (seed 0) is never among them."""
@@ -87,6 +92,11 @@ class Run:
             raise CheckpointError(
                 "the checkpoint in the output directory has other settings: give them again, "
                 "or another --output"
+            )
+        if checkpoint.facts.get("data") != self.facts.get("data"):
+            raise CheckpointError(
+                "the checkpoint in the output directory was trained on other data: give the same --pairs and "
+                "--drives, or another --output"
             )
         self.model.load_state_dict(checkpoint.model)
         restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
@@ -155,6 +165,14 @@ class Run:
         decay = min(self.config.weights_ema, self.step / (self.step + 10))
         for name, value in self.model.state_dict().items():
             self.averaged[name].lerp_(value, 1 - decay)
+
+
+def validation_view(frame: Frame) -> Frame:
+    """What is validated on: `kitti128` of a frame it fits, else the frame, cut to whole strides."""
+    height, width = frame.shape[:2]
+    if height >= CROP_HEIGHT and width >= CROP_WIDTH:
+        return kitti128(frame)
+    return frame[: max(8, height // 8 * 8), : max(8, width // 8 * 8)]
 
 
 @torch.no_grad()
@@ -227,9 +245,7 @@ def train(run: Run, pairs: list[Pair], drives: list[Pair]) -> Iterator[StepLoss]
         losses = run.train_step(batch.tensors(run.device))
         run.facts["seconds"] += time.perf_counter() - started
         if not math.isfinite(losses.loss):
-            raise FloatingPointError(
-                f"the loss is {losses.loss} at step {losses.step}: lower --learning-rate"
-            )
+            raise TrainingError(f"the loss is {losses.loss} at step {losses.step}: lower --learning-rate")
         yield losses
 
 
@@ -239,24 +255,24 @@ def main(
         list[Path] | None, typer.Option(help="Directory with left/ and right/; may repeat.")
     ] = None,
     val_pairs: Annotated[list[Path] | None, typer.Option(help="Pairs to validate on.")] = None,
-    steps: int = TrainConfig.steps,
-    batch_size: int = TrainConfig.batch_size,
+    steps: Annotated[int, typer.Option(min=1)] = TrainConfig.steps,
+    batch_size: Annotated[int, typer.Option(min=1)] = TrainConfig.batch_size,
     learning_rate: float = TrainConfig.learning_rate,
     side_dropout: Annotated[
-        float, typer.Option(help="Share of samples without y; 1 trains the blind twin.")
+        float, typer.Option(min=0, max=1, help="Share of samples without y; 1 trains the blind twin.")
     ] = TrainConfig.side_dropout,
-    synthetic_share: float = TrainConfig.synthetic_share,
+    synthetic_share: Annotated[float, typer.Option(min=0, max=1)] = TrainConfig.synthetic_share,
     unquantized_steps: Annotated[
-        int, typer.Option(help="Steps before the codebooks start.")
+        int, typer.Option(min=0, help="Steps before the codebooks start.")
     ] = TrainConfig.unquantized_steps,
-    drives: Annotated[int, typer.Option(help="Synthetic drives to render.")] = 400,
-    channels: int = ModelConfig.channels,
+    drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to render.")] = 400,
+    channels: Annotated[int, typer.Option(min=8)] = ModelConfig.channels,
     codebooks: Annotated[str, typer.Option(help="Codebook size of each residual stage.")] = "256,256,256",
     alignment: bool = ModelConfig.alignment,
     seed: int = TrainConfig.seed,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves the choice to torch.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to torch.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    validate_every: int = 250,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
     cache: Annotated[Path, typer.Option(help="Where rendered drives are kept.")] = Path("runs/cache"),
 ) -> None:
     """Train a codec on rectified stereo pairs, the synthetic drive, or both."""
@@ -278,18 +294,23 @@ def main(
         unquantized_steps=min(unquantized_steps, steps // 2),
         synthetic_share=synthetic_share if pairs else 1.0,
     )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("this torch finds no CUDA device: give --device cpu, or install a CUDA build")
     with console.status("reading pairs") as status:
         loaded = load_pairs(pairs or [], status.update)
+        val_frames = [
+            (validation_view(p.left), validation_view(p.right)) for p in load_pairs(val_pairs or [])
+        ]
         rendered = (
             render_drives(drives, seed=DRIVES_SEED, cache=cache, progress=status.update)
             if config.synthetic_share > 0
             else []
         )
-        val_frames = [(kitti128(p.left), kitti128(p.right)) for p in load_pairs(val_pairs or [])]
     run = Run(model_config, config, torch.device(device))
     run.facts |= {
         "pairs": len(loaded),
         "drives": len(rendered),
+        "data": fingerprint([*loaded, *rendered]),
         "torch": torch.__version__,
         "device": device,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",

@@ -27,6 +27,12 @@ MAX_IMAGE_PIXELS: Final = 1 << 26
 # Few, well-trodden formats: every further one is more C code that parses strangers' bytes.
 _READABLE: Final = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
 
+IMAGE_SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"}
+)
+"""Names of image files in a folder end so, in either case: the usual suffixes of what `read_image` reads."""
+
 _WRITABLE: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "png": ("PNG", {}),
     "webp": ("WEBP", {"lossless": True}),

@@ -78,7 +78,7 @@ def running(module: str, arguments: Sequence[str]) -> Iterator[ServiceProcess]:
     """Run `python -m module arguments`; whatever happens, it is gone when the block ends."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-P", "-m", module, *arguments],
             stdout=subprocess.PIPE,
             stderr=errors,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The demo's course: start the services, stream, measure, report.
+"""The demo's course: start the services, stream, decode again without side information, report.
 
 left node ── relay (counts bytes) ──→ decoder ──→ this process (Subscribe, then Decode)
 right node ──────────────────────────→ (side information)
@@ -6,57 +6,37 @@ right node ───────────────────────
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, median
+from threading import Thread
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from ndsc.client import Client, SubscribedFrame
+from ndsc.client import Client, Subscription
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameEncoder
-from ndsc.codec.files import write_whole
-from ndsc.codec.frames import Frame, encode_image
-from ndsc.demo.picture import Panel, compose, mended, ordinary
-from ndsc.demo.processes import ServiceProcess, running
+from ndsc.codec.errors import NdscError, OutputError
+from ndsc.codec.frames import Frame
+from ndsc.demo.processes import ProcessError, ServiceProcess, running
 from ndsc.demo.relay import relaying
+from ndsc.demo.report import Measured, Stream, print_table, write_report
 from ndsc.evaluate.metrics import psnr
 from ndsc.evaluate.pairs import list_pairs
 from ndsc.sources import open_source
 
-START_TIMEOUT_S = 60.0
 RIG = "demo"
 MAX_FPS = 10.0
 LOAD = 0.5
 """Share of the machine's measured speed that the stream asks for; pictures and the user need the rest."""
-
-
-@dataclass(frozen=True)
-class FrameRecord:
-    """What the demo measured of one frame."""
-
-    frame: int
-    payload_bytes: int
-    frame_bytes: int
-    """The protobuf message."""
-    payload_bpp: float
-    psnr: float
-    """dB, decoded with side information as streamed."""
-    psnr_without: float
-    """dB, the same bytes decoded without."""
-    side_information: str
-    latency_ms: float
-    """From capture to the picture in this process."""
-    decode_ms: float
-    """From arrival at the decoder to the picture, the wait for side information included."""
+START_TIMEOUT_S = 60.0
+LAST_PICTURES_S = 10.0
+"""For pictures that are still under way when the left node has all its acknowledgements."""
+MAX_FRAMES = 1024
+"""What the services' queues hold at most, so that the demo loses no frame on a slow machine."""
 
 
 def run_demo(
@@ -64,113 +44,70 @@ def run_demo(
 ) -> None:
     """Stream `frames` left frames of `pairs`, or of the synthetic drive, and write demo.json and demo.png.
 
-    Raises PairsError, BundleError, RateLevelError, ProcessError or ServiceError, each with one line that says
-    what to do.
+    Raises PairsError, BundleError, RateLevelError, OutputError, ProcessError or ServiceError, each with one line
+    that says what to do.
     """
     bundle = Bundle.load(bundle_path)
     bundle.stages_sent(rate_level)
-    if pairs is not None:
-        frames = min(frames, len(list_pairs(pairs)))
+    frames = min(frames, MAX_FRAMES, len(list_pairs(pairs)) if pairs else MAX_FRAMES)
     sources = {view: str(pairs / view) if pairs else f"synthetic:{view}" for view in ("left", "right")}
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write to {output}: {error.strerror or error}") from error
+
     with ExitStack() as stack:
         started = time.monotonic()
         with console.status("starting the decoder"):
+            flags = ["--bundle", str(bundle_path), "--listen", "127.0.0.1:0", "--pair-wait-ms", "5000"]
             decoder = stack.enter_context(
-                running(
-                    "decoder_service",
-                    [
-                        "--listen",
-                        "127.0.0.1:0",
-                        "--bundle",
-                        str(bundle_path),
-                        "--pair-wait-ms",
-                        "5000",
-                        "--subscriber-queue-frames",
-                        str(min(frames, 1024)),
-                    ],
-                )
+                running("decoder_service", [*flags, "--subscriber-queue-frames", str(frames)])
             )
             decoder_port = decoder.wait_for("ready", START_TIMEOUT_S)["port"]
         start_s = time.monotonic() - started
         relay = stack.enter_context(relaying(decoder_port))
-        client = stack.enter_context(Client(f"127.0.0.1:{decoder_port}"))
+        client = stack.enter_context(Client(f"127.0.0.1:{decoder_port}", timeout_s=60))
         fps = _sustainable_fps(client, bundle, sources, rate_level)
-        epoch_s = math.ceil(time.time() + max(3.0, 2 * start_s))
+        subscription = stack.enter_context(client.subscribe(RIG, cameras=["left"], include_compressed=True))
+
+        # A shared epoch makes left and right frames of one moment carry one capture time. Nothing is due before
+        # it; the two nodes start side by side, each about as slowly as the decoder did alone.
+        epoch_s = math.ceil(time.time() + 1 + 3 * start_s)
         common = [
-            "--rig",
-            RIG,
-            "--listen",
-            "127.0.0.1:0",
-            "--epoch",
-            str(epoch_s),
-            "--fps",
-            repr(fps),
-            "--limit",
-            str(frames),
-            "--queue-frames",
-            str(min(frames, 1024)),
-            "--bundle",
-            str(bundle_path),
+            *("--rig", RIG, "--bundle", str(bundle_path), "--listen", "127.0.0.1:0"),
+            *("--epoch", str(epoch_s), "--fps", repr(fps)),
+            *("--limit", str(frames), "--queue-frames", str(frames)),
         ]
-        stream = client.subscribe(RIG, cameras=["left"], include_compressed=True)
+        right = ["--role", "side-information", "--camera", "right", "--source", sources["right"]]
+        left = ["--camera", "left", "--source", sources["left"], "--rate-level", str(rate_level)]
         stack.enter_context(
-            running(
-                "encoder_service",
-                [
-                    *common,
-                    "--role",
-                    "side-information",
-                    "--camera",
-                    "right",
-                    "--source",
-                    sources["right"],
-                    "--decoder",
-                    f"127.0.0.1:{decoder_port}",
-                ],
-            )
+            running("encoder_service", [*common, *right, "--decoder", f"127.0.0.1:{decoder_port}"])
         )
-        left = stack.enter_context(
-            running(
-                "encoder_service",
-                [
-                    *common,
-                    "--camera",
-                    "left",
-                    "--source",
-                    sources["left"],
-                    "--rate-level",
-                    str(rate_level),
-                    "--decoder",
-                    f"127.0.0.1:{relay.port}",
-                ],
-            )
+        node = stack.enter_context(
+            running("encoder_service", [*common, *left, "--decoder", f"127.0.0.1:{relay.port}"])
         )
-        # The nodes are starting meanwhile: their first frame is not due before the epoch.
         originals = {
             view: [
-                f.image
-                for f in open_source(
-                    sources[view], fps=fps, epoch_us=epoch_s * 1_000_000, realtime=False, limit=frames
+                frame.image
+                for frame in open_source(
+                    address, fps=fps, epoch_us=epoch_s * 1_000_000, realtime=False, limit=frames
                 )
             ]
-            for view in ("left", "right")
+            for view, address in sources.items()
         }
-        received = list(_follow(stream, originals["left"], console))
-        summary = _finish(left)
-        records, without = _measure(client, received, originals["left"], console)
-        _report(
-            bundle,
-            records,
-            received,
-            without,
-            originals,
-            summary,
-            relay.sent_bytes,
-            fps,
-            pairs,
-            output,
-            console,
-        )
+        timeout_s = START_TIMEOUT_S + 2 * start_s + 4 * frames / fps
+        measured, summary = _follow(subscription, node, originals["left"], timeout_s, console)
+        with console.status("decoding the same bytes without side information"):
+            for item in measured:
+                item.decode_without(client, originals["left"][item.index])
+
+    stream = Stream(
+        source=str(pairs) if pairs else "synthetic drive", bundle_id=bundle.bundle_id, left=originals["left"],
+        right=originals["right"], measured=measured, offered_fps=fps, node=summary, wire_bytes=relay.sent_bytes,
+    )  # fmt: skip
+    facts = write_report(stream, output)
+    print_table(facts, console)
+    console.print(f"wrote {output / 'demo.json'} and {output / 'demo.png'}")
 
 
 def _sustainable_fps(client: Client, bundle: Bundle, sources: dict[str, str], rate_level: int) -> float:
@@ -181,183 +118,59 @@ def _sustainable_fps(client: Client, bundle: Bundle, sources: dict[str, str], ra
     }
     encoder = FrameEncoder(bundle)
     encoder.encode(images["left"], rate_level)
+    client.decode(
+        encoder.encode(images["left"], rate_level), images["right"]
+    )  # the first of a size is slower
     started = time.perf_counter()
-    compressed = encoder.encode(images["left"], rate_level)
-    client.decode(compressed, images["right"])
-    client.decode(compressed, images["right"])
-    seconds = (time.perf_counter() - started) / 2  # the first decode of a size is slower; the mean errs slow
-    return max(0.2, round(min(MAX_FPS, LOAD / seconds), 1))
-
-
-@dataclass(frozen=True)
-class Received:
-    """A decoded frame, when it came, and how near it is to the source."""
-
-    decoded: SubscribedFrame
-    latency_ms: float
-    psnr: float
+    client.decode(encoder.encode(images["left"], rate_level), images["right"])
+    return max(0.2, round(min(MAX_FPS, LOAD / (time.perf_counter() - started)), 1))
 
 
 def _follow(
-    stream: Iterator[SubscribedFrame], originals: list[Frame], console: Console
-) -> Iterator[Received]:
+    subscription: Subscription,
+    node: ServiceProcess,
+    originals: list[Frame],
+    timeout_s: float,
+    console: Console,
+) -> tuple[list[Measured], dict[str, Any]]:
+    """Pictures as they come, and the left node's account at its end. Raises ProcessError unless all came."""
+    summary: dict[str, Any] = {}
+    failure: list[NdscError] = []
+
+    def wait_for_the_node() -> None:
+        try:
+            summary.update(node.wait_for("done", timeout_s))
+            everything.join(LAST_PICTURES_S)
+        except NdscError as error:
+            failure.append(error)
+        finally:
+            subscription.close()  # whatever happened to the node, the loop below ends
+
+    measured: list[Measured] = []
     columns = (TextColumn("streaming"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("waiting for the first frame", total=len(originals))
-        for decoded in stream:
-            latency_ms = time.time() * 1000 - decoded.capture_time_us / 1000
-            received = Received(decoded, latency_ms, psnr(originals[decoded.sequence - 1], decoded.image))
-            progress.update(
-                task,
-                completed=decoded.sequence,
-                description=(f"{decoded.payload_bytes} bytes, {received.psnr:.1f} dB, {latency_ms:.0f} ms"),
-            )
-            yield received
-            if decoded.sequence == len(originals):
-                return
 
+        def collect() -> None:
+            for frame in subscription:
+                latency_ms = time.time() * 1000 - frame.capture_time_us / 1000
+                item = Measured(frame, latency_ms, psnr(originals[frame.sequence - 1], frame.image))
+                measured.append(item)
+                progress.update(
+                    task, completed=len(measured),
+                    description=f"{frame.payload_bytes} bytes, {item.psnr:.1f} dB, {latency_ms:.0f} ms",
+                )  # fmt: skip
+                if len(measured) == len(originals):
+                    return
 
-def _finish(left: ServiceProcess) -> dict[str, Any]:
-    return left.wait_for("done", START_TIMEOUT_S)
-
-
-def _measure(
-    client: Client, received: list[Received], originals: list[Frame], console: Console
-) -> tuple[list[FrameRecord], list[Frame]]:
-    """Decode every payload again without side information, and put the figures together."""
-    records, pictures = [], []
-    with console.status("decoding the same bytes without side information"):
-        for item in received:
-            decoded = item.decoded
-            assert decoded.compressed is not None
-            picture = client.decode(decoded.compressed).image
-            pictures.append(picture)
-            records.append(
-                FrameRecord(
-                    frame=decoded.sequence - 1,
-                    payload_bytes=decoded.payload_bytes,
-                    frame_bytes=decoded.frame_bytes,
-                    payload_bpp=decoded.compressed.payload_bpp,
-                    psnr=item.psnr,
-                    psnr_without=psnr(originals[decoded.sequence - 1], picture),
-                    side_information=decoded.side_information.outcome,
-                    latency_ms=item.latency_ms,
-                    decode_ms=decoded.decode_us / 1000,
-                )
-            )
-    return records, pictures
-
-
-def _report(
-    bundle: Bundle,
-    records: list[FrameRecord],
-    received: list[Received],
-    without: list[Frame],
-    originals: dict[str, list[Frame]],
-    summary: dict[str, Any],
-    wire_bytes: int,
-    fps: float,
-    pairs: Path | None,
-    output: Path,
-    console: Console,
-) -> None:
-    height, width = originals["left"][0].shape[:2]
-    wire_bytes_per_frame = wire_bytes / len(records)
-    seconds = (received[-1].decoded.capture_time_us - received[0].decoded.capture_time_us) / 1e6
-    facts = {
-        "source": str(pairs) if pairs else "synthetic drive",
-        "width": width,
-        "height": height,
-        "frames": len(records),
-        "fps": round((len(records) - 1) / seconds, 2) if seconds else None,
-        "offered_fps": fps,
-        "rate": received[0].decoded.rate_level,
-        "bundle_id": bundle.bundle_id,
-        "payload_bytes": fmean(r.payload_bytes for r in records),
-        "frame_bytes": fmean(r.frame_bytes for r in records),
-        "wire_bytes": wire_bytes_per_frame,
-        "payload_bpp": fmean(r.payload_bpp for r in records),
-        "wire_bpp": 8 * wire_bytes_per_frame / (width * height),
-        "psnr": fmean(r.psnr for r in records),
-        "psnr_without": fmean(r.psnr_without for r in records),
-        "encode_ms": summary["encode_ms"],
-        "decode_ms": median(r.decode_ms for r in records),
-        "latency_ms": median(r.latency_ms for r in records),
-        "paired": sum(r.side_information == "paired" for r in records),
-        "node": summary,
-        "per_frame": [asdict(r) for r in records],
-    }
-    middle = len(records) // 2
-    compared = ordinary(originals["left"][middle], records[middle].payload_bytes)
-    record = records[middle]
-    sheet = compose(
-        [
-            Panel(
-                originals["left"][middle], "Source (left camera)", "what the node sees and compresses alone"
-            ),
-            Panel(
-                originals["right"][middle], "Side information (right camera)", "what only the decoder sees"
-            ),
-            Panel(
-                received[middle].decoded.image,
-                "Decoded with side information",
-                f"{record.payload_bytes} bytes, {record.psnr:.2f} dB",
-            ),
-            Panel(
-                without[middle],
-                "The same bytes decoded without",
-                f"{record.payload_bytes} bytes, {record.psnr_without:.2f} dB",
-            ),
-            Panel(
-                compared.frame,
-                f"{compared.codec} at the nearest size it can make",
-                f"{compared.size_bytes} bytes, {psnr(originals['left'][middle], compared.frame):.2f} dB",
-            ),
-            Panel(
-                mended(originals["left"][middle], received[middle].decoded.image, without[middle]),
-                "What side information mended",
-                "error without minus error with, five times as bright",
-            ),
-        ],
-        f"Frame {record.frame} of {facts['source']}, {width}x{height}",
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "demo.json", (json.dumps(facts, indent=1) + "\n").encode())
-    write_whole(output / "demo.png", encode_image(sheet, "png"))
-    _print(facts, records, console)
-    console.print(f"wrote {output / 'demo.json'} and {output / 'demo.png'}")
-
-
-def _print(facts: dict[str, Any], records: list[FrameRecord], console: Console) -> None:
-    table = Table(
-        title=f"{facts['frames']} frames of {facts['source']}, {facts['width']}x{facts['height']}, "
-        f"rate level {facts['rate']}"
-    )
-    for heading in ("frame", "payload B", "frame B", "bpp", "PSNR dB", "without y", "latency ms"):
-        table.add_column(heading, justify="right")
-    for r in records:
-        table.add_row(
-            str(r.frame),
-            str(r.payload_bytes),
-            str(r.frame_bytes),
-            f"{r.payload_bpp:.4f}",
-            f"{r.psnr:.2f}",
-            f"{r.psnr_without:.2f}",
-            f"{r.latency_ms:.0f}",
+        everything = Thread(target=collect, name="pictures")
+        everything.start()
+        wait_for_the_node()
+        everything.join()
+    if failure:
+        raise failure[0]
+    if len(measured) < len(originals):
+        raise ProcessError(
+            f"{len(measured)} of {len(originals)} pictures came back; the node reports {summary}"
         )
-    table.add_section()
-    table.add_row(
-        "mean",
-        f"{facts['payload_bytes']:.0f}",
-        f"{facts['frame_bytes']:.0f}",
-        f"{facts['payload_bpp']:.4f}",
-        f"{facts['psnr']:.2f}",
-        f"{facts['psnr_without']:.2f}",
-        f"{fmean(r.latency_ms for r in records):.0f}",
-    )
-    console.print(table)
-    console.print(
-        f"wire {facts['wire_bytes']:.0f} bytes a frame ({facts['wire_bpp']:.4f} bpp, session included) · "
-        f"{facts['fps']} frames/s · encode {facts['encode_ms']:.0f} ms · decode {facts['decode_ms']:.0f} ms · "
-        f"{facts['paired']} of {facts['frames']} frames had side information"
-    )
+    return measured, summary

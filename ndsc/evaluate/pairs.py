@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ndsc.codec.errors import NdscError
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+from ndsc.codec.frames import IMAGE_SUFFIXES
 
 
 class PairsError(NdscError):

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from ndsc.codec.frames import Frame
 
 MAX_OFFSET_ROWS: Final = 24
+"""Offsets up to this are found."""
+MAX_RECTIFIED_ROWS: Final = 1.5
+"""A pair whose views differ by less counts as rectified: under a fifth of the codec's stride."""
+_MIN_CORRELATION: Final = 0.5
 
 
 def vertical_offset_rows(left: Frame, right: Frame) -> float:
@@ -19,8 +23,8 @@ def vertical_offset_rows(left: Frame, right: Frame) -> float:
     it to the next. A horizontal disparity leaves that profile as it is, a vertical offset shifts it; the shift of
     best correlation, refined by a parabola, is the answer. It tells an offset, not a rotation.
 
-    Raises ValueError when the sizes differ, the views are lower than four times the largest offset, or one is
-    flat.
+    Raises ValueError when the sizes differ, the views are lower than four times the largest offset, one is flat,
+    or they have nothing in common.
     """
     if left.shape != right.shape or left.shape[0] < 4 * MAX_OFFSET_ROWS:
         raise ValueError(f"views of one size and at least {4 * MAX_OFFSET_ROWS} rows are needed")
@@ -32,6 +36,8 @@ def vertical_offset_rows(left: Frame, right: Frame) -> float:
         [np.corrcoef(one[inside], np.roll(other, -shift)[inside])[0, 1] for shift in shifts], np.float64
     )
     best = int(scores.argmax())
+    if scores[best] < _MIN_CORRELATION:
+        raise ValueError("the views show nothing in common: are they of one moment and one rig?")
     if not 0 < best < len(shifts) - 1:
         return float(shifts[best])
     before, at, after = scores[best - 1 : best + 2]

@@ -54,6 +54,7 @@ DRAINING: Final = types_pb2.ERROR_REASON_DRAINING
 STREAM_UNKNOWN: Final = types_pb2.ERROR_REASON_STREAM_UNKNOWN
 DECODER_FAILED: Final = types_pb2.ERROR_REASON_DECODER_FAILED
 PEER_SILENT: Final = types_pb2.ERROR_REASON_PEER_SILENT
+OVERLOADED: Final = types_pb2.ERROR_REASON_OVERLOADED
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ OUTCOMES: Final[dict[ErrorReason, Outcome]] = {
     STREAM_UNKNOWN: Outcome(grpc.StatusCode.NOT_FOUND, True),
     DECODER_FAILED: Outcome(grpc.StatusCode.INTERNAL, False),
     PEER_SILENT: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, True),
+    OVERLOADED: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, True),
 }
 
 

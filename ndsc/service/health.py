@@ -13,8 +13,9 @@ from ndsc.service.errors import service_error, unreachable
 async def check_health(address: str, service: str = "", timeout_s: float = 5.0) -> str:
     """Status name of `service` at "host:port": SERVING, NOT_SERVING, UNKNOWN or SERVICE_UNKNOWN.
 
-    The empty service name asks whether the process is alive; a full one, such as "ndsc.v1.DecodeService",
-    whether it is warm. Raises UnreachableError when nothing answers in time, ServiceError otherwise.
+    SERVING means warm, and for a camera node that its session is open. The empty service name asks for the
+    whole; a full one, such as "ndsc.v1.DecodeService", for that service. Raises UnreachableError when nothing
+    answers in time, ServiceError otherwise.
     """
     async with open_channel(address) as channel:
         check: grpc.aio.UnaryUnaryMultiCallable[

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from ndsc.service.channel import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, MIN_PING_INTERVAL_MS
 from ndsc.service.errors import ListenError
 from ndsc.service.images import max_image_bytes
+from ndsc.service.settings import is_loopback
 
 _WATCHERS_GRACE_S: Final = 0.5
 """After the drain only health watchers and answers under way are left; they get this long."""
@@ -63,15 +64,16 @@ class ServiceServer:
 
     grpc_server: grpc.aio.Server
     health: HealthServicer
-    service_names: tuple[str, ...]
+    health_names: tuple[str, ...]
+    """What health can be asked for; "" stands for the whole."""
     port: int
 
     async def set_serving(self, serving: bool) -> None:
-        """Set the health of all services; the process itself (service name "") stays SERVING."""
+        """Set the health of all services, and of the whole (service name "")."""
         status = (
             health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        for name in self.service_names:
+        for name in self.health_names:
             await self.health.set(name, status)
 
     async def stop(self, grace_s: float | None = None) -> None:
@@ -92,13 +94,16 @@ async def create_server(
     register: Callable[[grpc.aio.Server], None],
     service_names: Sequence[str],
     reflect: bool,
+    health_names: Sequence[str] = (),
     max_receive_bytes: int = 1 << 20,
 ) -> ServiceServer:
-    """Start a server at "host:port" (port 0: a free one), with every named service still NOT_SERVING.
+    """Start a server at "host:port" (port 0: a free one), with health still NOT_SERVING.
 
-    `register` adds the servicers; `service_names` are their full names. Raises ListenError when the address
-    cannot be taken.
+    `register` adds the servicers; `service_names` are their full names. `health_names` are further names that
+    health knows, beside "" for the whole. Raises ListenError when the address cannot be taken.
     """
+    if not is_loopback(listen):
+        _log.warning("other machines are served without encryption", listen=listen)
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 0),  # else a second server takes the same port in silence
@@ -124,7 +129,7 @@ async def create_server(
             f"cannot listen at {listen}: the port is taken or the host is not this machine's; "
             f"choose another with --listen"
         ) from error
-    started = ServiceServer(server, checker, tuple(service_names), port)
+    started = ServiceServer(server, checker, ("", *service_names, *health_names), port)
     await started.set_serving(False)
     await server.start()
     return started

@@ -104,7 +104,7 @@ class ServiceSettings(BaseSettings):
     config: Path | None = Field(None, description="TOML file with settings, named as the flags are")
     listen: str = Field("127.0.0.1:0", description="address to serve at, host:port; port 0 takes a free one")
     allow_plaintext_beyond_loopback: bool = Field(
-        False, description="serve other machines although traffic is not encrypted"
+        False, description="talk to other machines although traffic is not encrypted"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     log_json: bool = Field(False, description="log one JSON object a line instead of text")

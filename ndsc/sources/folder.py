@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from ndsc.codec.errors import ImageError
-from ndsc.codec.frames import Frame, read_image
+from ndsc.codec.frames import IMAGE_SUFFIXES, Frame, read_image
 from ndsc.sources.source import SourceError
-
-_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
 
 
 class FolderReader:
@@ -25,12 +22,12 @@ class FolderReader:
             self._paths = sorted(
                 path
                 for path in folder.iterdir()
-                if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
             )
         except OSError as error:
             raise SourceError(f"{folder}: cannot be read: {error.strerror or error}") from error
         if not self._paths:
-            known = ", ".join(sorted(_SUFFIXES))
+            known = ", ".join(sorted(IMAGE_SUFFIXES))
             raise SourceError(f"{folder}: no images here ({known}); name a folder that holds some")
         self.height, self.width = _read(self._paths[0]).shape[:2]
 

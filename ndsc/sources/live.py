@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeVar
 
 import av
@@ -120,7 +121,7 @@ class LiveSource:
                     raise self._error("sends only damaged frames") from error
                 continue
             for frame in frames:
-                yield to_rgb(frame, self._address.label)
+                yield self._guard(partial(to_rgb, frame, self._address.label))
 
     def _guard(self, call: Callable[[], T]) -> T:
         try:

@@ -60,6 +60,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STREAM_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_DECODER_FAILED: _ClassVar[ErrorReason]
     ERROR_REASON_PEER_SILENT: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_RAW_RGB8: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
@@ -97,6 +98,7 @@ ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_STREAM_UNKNOWN: ErrorReason
 ERROR_REASON_DECODER_FAILED: ErrorReason
 ERROR_REASON_PEER_SILENT: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
 
 class Image(_message.Message):
     __slots__ = ("format", "width", "height", "data")

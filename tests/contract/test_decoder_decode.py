@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +21,7 @@ from ndsc.v1 import types_pb2
 from ndsc.v1.decode_pb2 import DecodeRequest, DecodeResponse
 from ndsc.v1.decode_pb2_grpc import DecodeServiceStub
 from ndsc.v1.types_pb2 import Geometry, Image, SideInformationReference
+from tests.contract.conftest import StartDecoder, address_of
 from tests.contract.decoder_node import EPOCH_US, SideNode, compressed_message, refusal, side_open
 
 PNG, RAW, JPEG = (
@@ -201,3 +204,18 @@ async def test_a_message_beyond_the_limit_is_refused(decoder_address: str) -> No
     frame = types_pb2.CompressedFrame(geometry=Geometry(width=1, height=1), payload=bytes(8 << 20))
     code, _, _ = await refusal(decode(decoder_address, DecodeRequest(frame=frame)))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_more_calls_than_the_server_takes(
+    start_decoder: StartDecoder, compressed: CompressedFrame, held_decoder: threading.Event
+) -> None:
+    address = address_of(await start_decoder(warm=False, max_decodes=2))
+    request = DecodeRequest(frame=compressed_message(compressed))
+    calls = asyncio.as_completed([decode(address, request) for _ in range(5)])
+    for _ in range(3):  # at once, while the other two are under way
+        code, reason, _ = await refusal(next(calls))
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    held_decoder.set()
+    for call in calls:
+        assert (await call).image.width == compressed.width
+    assert (await decode(address, request)).image.width == compressed.width

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from decoder_service.attached import AttachedSource
+from decoder_service.side_information import SideFrame, SideInformationStore
+from decoder_service.streams import Account, StreamRegistry
 from ndsc.client import Client, SubscribedFrame
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.codec import FrameDecoder
 from ndsc.codec.frames import Frame, write_image
-from ndsc.sources import SourceError
+from ndsc.sources import SourceError, open_source
 from ndsc.v1.catalog_pb2 import STREAM_KIND_SIDE_INFORMATION
 from tests.contract.conftest import StartDecoder, address_of
 from tests.contract.decoder_node import EPOCH_US, CameraNode, SideNode, camera_open, side_open, streams, until
@@ -194,3 +199,56 @@ async def test_an_attached_source_serves(
 async def test_a_missing_attached_source_is_one_line(start_decoder: StartDecoder, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"nowhere"):
         await start_decoder(attach=(f"rig/right={tmp_path / 'nowhere'}",))
+
+
+async def test_frames_do_not_outlive_their_session(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    decoder = await start_decoder(pair_wait_ms=20)
+    address = address_of(decoder)
+    async with SideNode.connect(address) as former:
+        await former.open(side_open(side_picture))
+        await former.send(1, side_picture, EPOCH_US)
+        await former.finish()
+    assert decoder.store.held_frames("rig", "right") == 1
+    async with SideNode.connect(address) as later:
+        await later.open(side_open(side_picture))
+        decoded = await decode_one(address, compressed)
+        assert decoded.side_information.outcome == "absent"
+
+
+def attached(folder: Path, image: Frame) -> AttachedSource:
+    """Two frames, as fast as they can be read."""
+    for number in range(2):
+        write_image(folder / f"{number}.png", image)
+    return AttachedSource("rig", "right", open_source(str(folder), epoch_us=EPOCH_US, realtime=False))
+
+
+def await_reader() -> None:
+    """Wait until the attached source has been read; its frames then wait for the event loop."""
+    for thread in threading.enumerate():
+        if thread.name == "source-right":
+            thread.join(10)
+
+
+async def test_an_attached_source_begins_anew(tmp_path: Path, side_picture: Frame) -> None:
+    registry = StreamRegistry(2)
+    store = SideInformationStore(capacity_frames=9, capacity_bytes=1 << 20)
+    store.put("rig", "right", SideFrame(side_picture, EPOCH_US + 1_000_000))
+    source = attached(tmp_path, side_picture)
+    source.start(registry, store)
+    await_reader()
+    await asyncio.sleep(0)
+    assert source.account.decoded == 2
+    assert store.held_frames("rig", "right") == 2
+
+
+async def test_an_attached_source_gives_way_to_a_node(tmp_path: Path, side_picture: Frame) -> None:
+    registry = StreamRegistry(2)
+    store = SideInformationStore(capacity_frames=9, capacity_bytes=1 << 20)
+    source = attached(tmp_path, side_picture)
+    source.start(registry, store)
+    await_reader()
+    registry.open(Account(source.account.key, secrets.token_bytes(16), 40, 24), source)
+    await asyncio.sleep(0)
+    assert store.held_frames("rig", "right") == 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from structlog.testing import capture_logs
 
 from decoder_service.server import SERVICE_NAMES
 from ndsc.codec.bitstream import CompressedFrame
@@ -44,11 +45,10 @@ from tests.contract.decoder_node import (
 async def test_serving_only_after_the_warm_up(start_decoder: StartDecoder) -> None:
     decoder = await start_decoder(warm=False)
     address = address_of(decoder)
-    assert await check_health(address) == "SERVING"  # the process lives
-    for name in SERVICE_NAMES:
+    for name in ("", *SERVICE_NAMES):
         assert await check_health(address, name) == "NOT_SERVING"
     await decoder.warm_up()
-    for name in SERVICE_NAMES:
+    for name in ("", *SERVICE_NAMES):
         assert await check_health(address, name) == "SERVING"
     assert await check_health(address, "ndsc.v1.NoSuchService") == "SERVICE_UNKNOWN"
 
@@ -140,6 +140,14 @@ async def test_a_busy_port(start_decoder: StartDecoder) -> None:
         await start_decoder(warm=False, listen=address)
 
 
+async def test_plaintext_beyond_loopback_is_warned_of(start_decoder: StartDecoder) -> None:
+    port = (await start_decoder(warm=False)).server.port
+    listen = f"0.0.0.0:{port}"  # taken, so that no other machine is ever served
+    with capture_logs() as logs, pytest.raises(ListenError):
+        await start_decoder(warm=False, listen=listen, allow_plaintext_beyond_loopback=True)
+    assert [(log["log_level"], log["listen"]) for log in logs] == [("warning", listen)]
+
+
 async def test_one_bundle_twice(start_decoder: StartDecoder, tiny_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="decode the same bitstream"):
         await start_decoder(bundle=(tiny_bundle.path, tiny_bundle.path))
@@ -168,7 +176,7 @@ async def test_drain_finishes_what_has_begun(
         stop.set()
         drain = await node.read()
         assert drain.drain.retry_after_ms > 0
-        for name in SERVICE_NAMES:
+        for name in ("", *SERVICE_NAMES):
             assert await check_health(address, name) == "NOT_SERVING"
         late = DecodeServiceStub(channel).Decode(DecodeRequest(frame=compressed_message(compressed)))
         code, reason, _ = await refusal(late)

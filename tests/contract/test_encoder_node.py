@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 import structlog
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from encoder_service import node as node_module
+from encoder_service import server as server_module
 from encoder_service.camera import CameraRole
 from encoder_service.node import Node
 from encoder_service.server import main
@@ -750,6 +752,42 @@ async def test_no_decoder_is_one_clear_line_within_the_handshake_time(
     )
 
 
+async def test_health_waits_for_the_session(folder: Path, tiny_bundle_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
+    peer = Peer(answers=False)
+    async with serve(peer):
+        process = await Process.start(
+            *("--source", str(folder), "--decoder", peer.address, "--bundle", str(tiny_bundle_path)),
+            *("--listen", listen),
+        )
+        await peer.until(lambda: len(peer.opens) == 1)
+        assert await check_health(listen) == "NOT_SERVING"
+        assert await check_health(listen, "encoder") == "NOT_SERVING"
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.end() == (0, "", "")
+
+
+async def test_plaintext_to_another_machine_is_warned_of(peer: Peer, folder: Path, make_node: Nodes) -> None:
+    peer.address = peer.address.replace("127.0.0.1", "0.0.0.0")  # connects to this machine all the same
+    with capture_logs() as logs:
+        await run(make_node(peer, folder, limit=1, allow_plaintext_beyond_loopback=True))
+    warnings = [log for log in logs if log["log_level"] == "warning"]
+    assert [log["decoder"] for log in warnings] == [peer.address]
+
+
+def test_an_interrupt_before_the_signal_handlers_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(_: EncoderSettings) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_module, "serve", interrupted)
+    monkeypatch.setattr(server_module, "configure_logs", lambda **_: None)
+    with pytest.raises(SystemExit) as ended:
+        main(["--source", "x"])
+    assert ended.value.code == 130
+
+
 async def test_sigterm_before_the_session_is_open_exits_0(folder: Path, tiny_bundle_path: Path) -> None:
     peer = Peer(answers=False)
     async with serve(peer):
@@ -813,6 +851,11 @@ def test_flags_come_before_environment_before_file(tmp_path: Path, monkeypatch: 
         ),
         (["--source", "x", "--decoder", "nowhere"], "decoder: 'nowhere' is not an address"),
         (["--source", "x", "--limit", "0"], "limit: "),
+        (
+            ["--source", "x", "--decoder", "decoder.example:50051"],
+            "decoder: decoder.example:50051 is another machine and traffic is not encrypted; add "
+            "--allow-plaintext-beyond-loopback",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(

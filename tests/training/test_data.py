@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ndsc.codec.frames import write_image
+from ndsc.evaluate.pairs import PairsError
 from training.config import TrainConfig
-from training.data import Batch, Pair, batches, crop_pair, jitter, make_batch, orient, render_drives
+from training.data import (
+    Batch,
+    Pair,
+    batches,
+    crop_pair,
+    jitter,
+    load_pairs,
+    make_batch,
+    orient,
+    render_drives,
+)
 
 CONFIG = replace(TrainConfig(), steps=4, batch_size=3, crop_height=32, crop_width=64)
 
@@ -73,10 +86,16 @@ def test_jitter_keeps_black_and_the_size() -> None:
     assert np.array_equal(jitter(black, np.random.default_rng(0), 0.3), black)
 
 
-def test_rendered_drives_are_cached(tmp_path: object) -> None:
-    from pathlib import Path
+def test_views_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    for view, width in (("left", 64), ("right", 48)):
+        (tmp_path / view).mkdir()
+        write_image(tmp_path / view / "a.png", np.zeros((32, width, 3), np.uint8))
+    with pytest.raises(PairsError, match="another size"):
+        load_pairs([tmp_path])
 
-    cache = Path(str(tmp_path))
+
+def test_rendered_drives_are_cached(tmp_path: Path) -> None:
+    cache = tmp_path
     first = render_drives(1, seed=9, width=64, height=32, cache=cache)
     again = render_drives(1, seed=9, width=64, height=32, cache=cache)
     assert np.array_equal(first[0].left, again[0].left)

@@ -68,11 +68,16 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_run_with_other_settings_is_not_continued(tmp_path: Path) -> None:
+def test_a_run_with_other_settings_or_data_is_not_continued(tmp_path: Path) -> None:
     first = run(*arguments(tmp_path / "run", tmp_path / "cache"))
     assert first.returncode == 0, first.stderr
     again = run(*arguments(tmp_path / "run", tmp_path / "cache"), "--seed", "5")
     assert again.returncode == 1
     assert again.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "other settings" in again.stderr
+    other = arguments(tmp_path / "run", tmp_path / "cache")
+    other[other.index("--drives") + 1] = "3"
+    again = run(*other)
+    assert again.returncode == 1
+    assert "other data" in again.stderr
     assert "Traceback" not in again.stderr

@@ -25,3 +25,6 @@ def test_views_that_cannot_be_compared_are_refused() -> None:
         vertical_offset_rows(frame[:64], frame[:64])
     with pytest.raises(ValueError, match="flat"):
         vertical_offset_rows(frame, frame)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 200, 300, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="nothing in common"):
+        vertical_offset_rows(noise[0], noise[1])

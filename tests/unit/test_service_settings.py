@@ -8,6 +8,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from decoder_service.settings import DecoderSettings, split_attachment
+from encoder_service.settings import EncoderSettings
 from ndsc.service.settings import (
     Names,
     ServiceSettings,
@@ -162,3 +163,12 @@ def test_decoder_defaults() -> None:
     assert settings.bundle == ()
     given = load_settings(DecoderSettings, ["--bundle", "a", "--bundle", "b"])
     assert given.bundle == (Path("a"), Path("b"))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(DecoderSettings, "attach_epoch"), (EncoderSettings, "epoch"), (EncoderSettings, "source")],
+)
+def test_help_says_that_nodes_share_an_epoch(cls: type[ServiceSettings], name: str) -> None:
+    text = cls.model_fields[name].description or ""
+    assert "nodes that play files must be given the same" in text

@@ -169,3 +169,27 @@ async def test_another_size_is_told_and_passed_over() -> None:
     assert alone.other_size == ("first", 8, 8)
     store.put("rig", "second", side(100))
     assert served(await pair(store, "first", "second")) == ("second", 100)
+
+
+def test_of_equal_times_the_newest_arrival_serves() -> None:
+    store = a_store()
+    for level in (1, 2, 3):
+        image = np.full((2, 4, 3), level, np.uint8)
+        store.put("rig", "a", SideFrame(image, 100))
+    store.put("rig", "a", side(200))
+    for wanted in (99, 100, 101, 150):
+        found = store.nearest("rig", "a", wanted, 50)
+        assert found is not None
+        assert found.image[0, 0, 0] == 3
+
+
+def test_a_stream_is_forgotten_alone() -> None:
+    store = a_store()
+    for camera in ("a", "a", "b"):
+        store.put("rig", camera, side(1))
+    store.forget("rig", "a")
+    store.forget("rig", "never seen")
+    assert (store.held_frames("rig", "a"), store.held_frames("rig", "b")) == (0, 1)
+    assert store.held_bytes == FRAME_BYTES
+    store.put("rig", "a", side(2))
+    assert times(store, "a", range(5)) == [2]

@@ -15,10 +15,12 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from ndsc.codec.frames import write_image
+from ndsc.evaluate import list_pairs
 from ndsc.scene import SceneConfig, StereoScene
-from ndsc.sources import SourceError, open_source
+from ndsc.sources import SourceError, live, open_source
 
 SECOND_US = 1_000_000
 EPOCH_US = 1_700_000_000 * SECOND_US
@@ -108,6 +110,23 @@ def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
     next(frames)
     with pytest.raises(SourceError, match=r"frame_001\.jpg"):
         next(frames)
+
+
+def test_every_kind_of_image_that_is_read_is_played_and_paired(tmp_path: Path) -> None:
+    Image.init()
+    # Of those two, one holds moving pictures and the other floating-point numbers.
+    suffixes = {
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF") and suffix not in (".apng", ".pfm")
+    }
+    for side in ("left", "right"):
+        (tmp_path / side).mkdir()
+        for suffix in suffixes:
+            Image.fromarray(picture(90)).save(tmp_path / side / f"{suffix[1:]}{suffix}")
+    names = sorted(f"{suffix[1:]}{suffix}" for suffix in suffixes)
+    assert [frame.name for frame in open_source(str(tmp_path / "left"), realtime=False)] == names
+    assert [pair.left.name for pair in list_pairs(tmp_path)] == names
 
 
 def test_real_time_gives_no_frame_before_its_capture_time(tmp_path: Path) -> None:
@@ -439,3 +458,18 @@ def test_a_closed_live_source_gives_nothing_more(rtsp_server: RtspServer) -> Non
     source.close()
     assert list(frames) == []
     assert list(source) == []
+
+
+def test_a_live_frame_that_cannot_be_converted_is_reported(
+    rtsp_server: RtspServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_sending(rtsp_server, [50] * 10)
+    frames = iter(open_source(rtsp_server.url))
+    next(frames)
+
+    def fail(*_: object) -> NDArray[np.uint8]:
+        raise av.ArgumentError(22, "Invalid argument")
+
+    monkeypatch.setattr(live, "to_rgb", fail)
+    with pytest.raises(SourceError, match="Invalid argument; check the address"):
+        next(frames)
