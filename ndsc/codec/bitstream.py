@@ -2,8 +2,9 @@
 
     payload    coded bytes (little-endian uint32 words) | CRC-32C of the indices (uint32 LE)
     .ndsc      "NDSC" | version u8 = 0 | rate level u8 | width u16 | height u16 | bitstream id (16 bytes)
-               | payload length u32 | payload | CRC-32C of every byte before it u32        (all
-               little-endian)
+               | payload length u32 | payload | CRC-32C of every byte before it u32
+
+All numbers are little-endian.
 
 The payload's CRC covers what the bits mean and not the bits: bitstream id | rate level u8 | grid height u16
 | grid width u16 | the sent indices as u16, stage by stage, raster order in each. A range decoder turns any

@@ -44,7 +44,7 @@ def decode(data: bytes, counts: Sequence[int], tables: Tables) -> list[NDArray[n
     """Read `counts[s]` indices of each stage from the words of `encode`: int32 [counts[s]], always inside the
     tables.
 
-        `len(data)` must be a multiple of 4. Damaged data mostly gives wrong indices and no error;
+    `len(data)` must be a multiple of 4. Damaged data mostly gives wrong indices and no error;
     PayloadCorruptError where it points outside every symbol.
     """
     words = np.frombuffer(data, dtype="<u4").astype(np.uint32)

@@ -40,25 +40,24 @@ class OrdinaryPicture:
 def ordinary(frame: Frame, target_bytes: int) -> OrdinaryPicture:
     """The best WebP or JPEG file of `frame` with about `target_bytes` bytes: at most a tenth more.
 
-    Both codecs have a least size; where that is above the target, the smallest file comes back, with its real
-    size.
+    Both codecs have a least size; where both are above the target, the better of their smallest files comes
+    back, with its real size.
     """
     image = Image.fromarray(frame)
     fitting: list[OrdinaryPicture] = []
     smallest: list[OrdinaryPicture] = []
-    for codec, options in (("WebP", {"method": 4}), ("JPEG", {"optimize": True})):
-        for quality in range(1, 96):
+    # Pillow takes JPEG quality 0 for "not given".
+    for codec, least, options in (("WebP", 0, {"method": 4}), ("JPEG", 1, {"optimize": True})):
+        for quality in range(least, 96):
             buffer = io.BytesIO()
             image.save(buffer, codec, quality=quality, **options)
             picture = OrdinaryPicture(codec, buffer.tell(), decode_image(buffer.getvalue()))
-            if quality == 1:
+            if quality == least:
                 smallest.append(picture)
             if picture.size_bytes > 1.1 * target_bytes:
                 break  # sizes only grow from here
             fitting.append(picture)
-    if not fitting:
-        return min(smallest, key=lambda picture: picture.size_bytes)
-    return max(fitting, key=lambda picture: psnr(frame, picture.frame))
+    return max(fitting or smallest, key=lambda picture: psnr(frame, picture.frame))
 
 
 def mended(source: Frame, with_y: Frame, without_y: Frame, gain: float = 8.0) -> Frame:

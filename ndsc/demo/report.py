@@ -116,6 +116,7 @@ def _sheet(stream: Stream) -> Frame:
     source, decoded = stream.left[item.index], item.frame.image
     height, width = source.shape[:2]
     compared = ordinary(source, item.frame.payload_bytes)
+    fits = compared.size_bytes <= 1.1 * item.frame.payload_bytes
     bytes_sent = f"{item.frame.payload_bytes} bytes"
     return compose(
         [
@@ -127,7 +128,9 @@ def _sheet(stream: Stream) -> Frame:
             ),
             Panel(
                 compared.frame,
-                f"{compared.codec}, the best of about that size",
+                f"{compared.codec} of about that size"
+                if fits
+                else f"{compared.codec}, the smallest it makes",
                 f"{compared.size_bytes} bytes, {psnr(source, compared.frame):.2f} dB",
             ),
             Panel(
