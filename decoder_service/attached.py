@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import structlog
@@ -56,7 +57,7 @@ class AttachedSource:
                 with closing(self._source):
                     for frame in self._source:
                         held = SideFrame(frame.image, frame.capture_time_us)
-                        on_loop(lambda held=held: hold(held))  # type: ignore[misc]
+                        on_loop(partial(hold, held))
                 self._log.info("attached source ended")
             except NdscError as error:
                 self._log.error("attached source failed", error=str(error))

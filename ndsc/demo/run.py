@@ -134,24 +134,11 @@ def _follow(
     console: Console,
 ) -> tuple[list[Measured], dict[str, Any]]:
     """Pictures as they come, and the left node's account at its end. Raises ProcessError unless all came."""
-    summary: dict[str, Any] = {}
+    measured: list[Measured] = []
     failure: list[NdscError] = []
 
-    def wait_for_the_node() -> None:
+    def collect() -> None:
         try:
-            summary.update(node.wait_for("done", timeout_s))
-            everything.join(LAST_PICTURES_S)
-        except NdscError as error:
-            failure.append(error)
-        finally:
-            subscription.close()  # whatever happened to the node, the loop below ends
-
-    measured: list[Measured] = []
-    columns = (TextColumn("streaming"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("waiting for the first frame", total=len(originals))
-
-        def collect() -> None:
             for frame in subscription:
                 latency_ms = time.time() * 1000 - frame.capture_time_us / 1000
                 item = Measured(frame, latency_ms, psnr(originals[frame.sequence - 1], frame.image))
@@ -162,11 +149,23 @@ def _follow(
                 )  # fmt: skip
                 if len(measured) == len(originals):
                     return
+        except NdscError as error:
+            failure.append(error)
 
-        everything = Thread(target=collect, name="pictures")
-        everything.start()
-        wait_for_the_node()
-        everything.join()
+    summary: dict[str, Any] = {}
+    pictures = Thread(target=collect, name="pictures")
+    columns = (TextColumn("streaming"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("waiting for the first frame", total=len(originals))
+        pictures.start()
+        try:
+            summary = node.wait_for("done", timeout_s)
+            pictures.join(LAST_PICTURES_S)
+        except NdscError as error:  # the node's own account says more than a broken subscription
+            failure.insert(0, error)
+        finally:
+            subscription.close()  # whatever happened to the node, the collection ends
+            pictures.join()
     if failure:
         raise failure[0]
     if len(measured) < len(originals):
