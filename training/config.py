@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 
-class _JsonConfig:
+class JsonConfig:
     """Round trip to plain JSON, refusing unknown keys (a misspelt setting must not pass silently)."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -25,7 +25,7 @@ class _JsonConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig(_JsonConfig):
+class ModelConfig(JsonConfig):
     """A conditional VQ-VAE of the paper's 8x family, small enough for a CPU."""
 
     channels: int = 128
@@ -50,7 +50,7 @@ class ModelConfig(_JsonConfig):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_JsonConfig):
+class TrainConfig(JsonConfig):
     """One training run. Everything that changes the losses is here, so that a resumed run is the same run."""
 
     steps: int = 2500

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,21 @@ from numpy.typing import NDArray
 from ndsc.codec import range_coder
 from ndsc.codec.errors import PayloadCorruptError
 
-Tables = Sequence[NDArray[np.uint32]]
-"""Integer frequencies [codebook size] of each stage."""
+Table = NDArray[Any]
+"""Integer frequencies of any number type: [K] for all indices coded with it, or [n, K], one row for each."""
 
 _log = logging.getLogger(__name__)
+
+
+class Decoder(Protocol):
+    """Reads indices one array after the other, since in a context prior each table hangs on those before."""
+
+    def decode(self, count: int, frequencies: Table) -> NDArray[np.int32]:
+        """The next `count` indices: int32 [count], always inside the table.
+
+        Damaged data mostly gives wrong indices and no error; PayloadCorruptError where it points outside
+        every symbol.
+        """
 
 
 @cache
@@ -46,14 +57,18 @@ def _stream() -> Any:
     return constriction.stream
 
 
-def _model(stream: Any, frequencies: NDArray[np.uint32]) -> Any:
-    return stream.model.Categorical(frequencies.astype(np.float64), perfect=False)
+def _model(stream: Any, frequencies: Table) -> tuple[Any, ...]:
+    """Arguments that stand for a table in constriction's calls."""
+    as_float64 = np.ascontiguousarray(frequencies, dtype=np.float64)
+    if as_float64.ndim == 1:
+        return (stream.model.Categorical(as_float64, perfect=False),)
+    return (stream.model.Categorical(perfect=False), as_float64)
 
 
-def encode(stages: Sequence[NDArray[np.int32]], tables: Tables) -> bytes:
-    """Code each stage's indices in raster order, one stage after the other: little-endian uint32 words.
+def encode(stages: Sequence[NDArray[np.int32]], tables: Sequence[Table]) -> bytes:
+    """Code one array of indices after the other, each in raster order: little-endian uint32 words.
 
-    `stages[s]` is int32 of any shape with values in [0, len(tables[s])). There may be more tables than
+    `stages[s]` is int32 of any shape with values in [0, K) of `tables[s]`. There may be more tables than
     stages.
     """
     stream = _stream()
@@ -61,27 +76,38 @@ def encode(stages: Sequence[NDArray[np.int32]], tables: Tables) -> bytes:
         return range_coder.encode(stages, tables)
     coder = stream.queue.RangeEncoder()
     for indices, frequencies in zip(stages, tables, strict=False):
-        coder.encode(np.ascontiguousarray(indices, dtype=np.int32).ravel(), _model(stream, frequencies))
+        if indices.size:
+            coder.encode(
+                np.ascontiguousarray(indices, dtype=np.int32).ravel(), *_model(stream, frequencies)
+            )
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes()
 
 
-def decode(data: bytes, counts: Sequence[int], tables: Tables) -> list[NDArray[np.int32]]:
-    """Read `counts[s]` indices of each stage from the words of `encode`: int32 [counts[s]], always inside the
-    tables.
-
-    `len(data)` must be a multiple of 4. Damaged data mostly gives wrong indices and no error;
-    PayloadCorruptError where it points outside every symbol.
-    """
+def decoder(data: bytes) -> Decoder:
+    """Reads the words of `encode`. `len(data)` must be a multiple of 4, ValueError otherwise."""
     stream = _stream()
-    if stream is None:
-        return range_coder.decode(data, counts, tables)
-    words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
-    coder = stream.queue.RangeDecoder(words)
-    try:
-        return [
-            coder.decode(_model(stream, frequencies), count)
-            for count, frequencies in zip(counts, tables, strict=False)
-        ]
-    except AssertionError as error:
-        raise PayloadCorruptError("the coded bytes are damaged; ask for the frame again") from error
+    return range_coder.Decoder(data) if stream is None else _ConstrictionDecoder(stream, data)
+
+
+class _ConstrictionDecoder:
+    def __init__(self, stream: Any, data: bytes) -> None:
+        self._stream = stream
+        self._coder = stream.queue.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
+
+    def decode(self, count: int, frequencies: Table) -> NDArray[np.int32]:
+        model = _model(self._stream, frequencies)
+        if count == 0:
+            return np.zeros(0, np.int32)
+        try:
+            # With a row for each index the rows are the count; with one table the count is told.
+            decoded: NDArray[np.int32] = self._coder.decode(*model, *(() if len(model) == 2 else (count,)))
+        except AssertionError as error:
+            raise PayloadCorruptError("the coded bytes are damaged; ask for the frame again") from error
+        return decoded
+
+
+def decode(data: bytes, counts: Sequence[int], tables: Sequence[Table]) -> list[NDArray[np.int32]]:
+    """Read `counts[s]` indices with each table: what a `decoder` does where all tables are known before."""
+    reader = decoder(data)
+    return [reader.decode(count, table) for count, table in zip(counts, tables, strict=False)]

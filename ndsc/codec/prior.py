@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ndsc.codec.errors import BundleError, first_problem
+from ndsc.codec import entropy
+from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
 
 FREQUENCY_BITS: Final = 16
 FREQUENCY_TOTAL: Final = 1 << FREQUENCY_BITS
@@ -85,11 +86,11 @@ class StaticPrior:
         except ValueError as error:
             raise BundleError(f"prior.json is not a valid prior: {error}") from error
 
-    def to_json(self) -> bytes:
-        """The one spelling of this prior as `prior.json`."""
+    def files(self) -> dict[str, bytes]:
+        """The bundle's files of this prior, in their one spelling."""
         tables = [table.tolist() for table in self.frequencies]
         content = {"kind": "static-table", "frequency_bits": FREQUENCY_BITS, "frequencies": tables}
-        return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+        return {"prior.json": json.dumps(content, sort_keys=True, separators=(",", ":")).encode()}
 
     def ideal_bits(self, indices: NDArray[np.integer[Any]]) -> float:
         """Information in indices [stages sent, h, w] under this prior: -Σ log2(frequency / 2**16)."""
@@ -98,21 +99,43 @@ class StaticPrior:
             total += stage.size * FREQUENCY_BITS - float(np.log2(table[stage]).sum())
         return total
 
-    def max_bits(self, stage: int) -> float:
-        """Most bits that one index of `stage` can take in the range coder.
+    def encode(self, indices: NDArray[np.int32]) -> bytes:
+        """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
+        return entropy.encode(list(indices), self.frequencies)
 
-        The coder maps frequency f of K entries to a width of at least 1 + ⌊f·(2**24 - K) / 2**16⌋ parts of
-        2**24, and its 64-bit state loses at most log2(256/255) bits a symbol to rounding.
+    def decode(self, coded: bytes, stages_sent: int, height: int, width: int) -> NDArray[np.int32]:
+        """Coded bytes → indices int32 [stages sent, height, width].
+
+        Raises PayloadCorruptError where the bytes are not the very ones that `encode` makes of the indices.
         """
-        table = self.frequencies[stage]
-        width = 1 + int(table.min()) * ((1 << _CODER_BITS) - table.size) // FREQUENCY_TOTAL
-        return _CODER_BITS - math.log2(width) + math.log2(256 / 255)
+        stages = entropy.decode(coded, [height * width] * stages_sent, self.frequencies)
+        if entropy.encode(stages, self.frequencies) != coded:
+            raise PayloadCorruptError(
+                "the coded bytes are not those of a sound encoder; ask for the frame again"
+            )
+        return np.stack(stages).reshape(stages_sent, height, width)
 
-    def min_bits(self, stage: int) -> float:
-        """Fewest bits that one index of `stage` can take in the range coder; widths gain at most 2 parts."""
-        table = self.frequencies[stage]
-        width = 2 + int(table.max()) * ((1 << _CODER_BITS) - table.size) // FREQUENCY_TOTAL
-        return max(0.0, _CODER_BITS - math.log2(width))
+    def bits_of_payload(self, stages_sent: int, positions: int) -> tuple[float, float]:
+        """Fewest and most bits that the range coder can take for a grid of this many positions."""
+        tables = self.frequencies[:stages_sent]
+        least = sum(code_bits(int(table.max()), table.size)[0] for table in tables)
+        most = sum(code_bits(int(table.min()), table.size)[1] for table in tables)
+        return least * positions, most * positions
+
+    def passes(self, stages_sent: int) -> int:
+        """Network passes for one frame: none."""
+        return 0
+
+
+def code_bits(frequency: int, size: int) -> tuple[float, float]:
+    """Fewest and most bits that a symbol of this frequency, one of `size`, takes in the range coder.
+
+    The coder maps frequency f of K entries to a width of 1 to 2 parts above ⌊f·(2**24 - K) / 2**16⌋ of 2**24, and
+    its 64-bit state loses at most log2(256/255) bits a symbol to rounding.
+    """
+    parts = frequency * ((1 << _CODER_BITS) - size) // FREQUENCY_TOTAL
+    least = max(0.0, _CODER_BITS - math.log2(2 + parts))
+    return least, _CODER_BITS - math.log2(1 + parts) + math.log2(256 / 255)
 
 
 def _normalise(counts: NDArray[Any]) -> NDArray[np.uint32]:

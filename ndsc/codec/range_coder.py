@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -25,11 +26,11 @@ _WORD_MASK: Final = _WORD - 1
 _FULL_RANGE: Final = (1 << 64) - 1
 
 
-def encode(stages: Sequence[NDArray[np.int32]], tables: Sequence[NDArray[np.uint32]]) -> bytes:
-    """Code each stage's indices in raster order, one stage after the other: little-endian uint32 words.
+def encode(stages: Sequence[NDArray[np.int32]], tables: Sequence[NDArray[Any]]) -> bytes:
+    """Code one array of indices after the other, each in raster order: little-endian uint32 words.
 
-    `stages[s]` is int32 of any shape with values in [0, len(tables[s])), KeyError otherwise; `tables[s]` holds
-    integer frequencies [codebook size]. There may be more tables than stages.
+    `stages[s]` is int32 of any shape with n values in [0, K), KeyError otherwise; `tables[s]` holds integer
+    frequencies, [K] for all of them or [n, K] for each its own. There may be more tables than stages.
     """
     words: list[int] = []
     low, width = 0, _FULL_RANGE
@@ -54,67 +55,72 @@ def encode(stages: Sequence[NDArray[np.int32]], tables: Sequence[NDArray[np.uint
     return _carried(words)
 
 
-def decode(
-    data: bytes, counts: Sequence[int], tables: Sequence[NDArray[np.uint32]]
-) -> list[NDArray[np.int32]]:
-    """Read `counts[s]` indices of each stage from the words of `encode`: int32 [counts[s]], always inside the
-    tables.
+class Decoder:
+    """Reads the words of `encode`; bytes that are missing read as zeros. `len(data)` must be a multiple of 4.
 
-    `len(data)` must be a multiple of 4; bytes that are missing read as zeros. Damaged data mostly gives wrong
-    indices and no error; PayloadCorruptError where it points outside every symbol. It stores whatever count it
-    is told.
+    Damaged data mostly gives wrong indices and no error; PayloadCorruptError where it points outside every
+    symbol. It stores whatever count it is told.
     """
-    words = iter(np.frombuffer(data, dtype="<u4").tolist())
-    # How far the coded point lies above the low end of the range: always below `width` after the first index.
-    offset = next(words, 0) << _WORD_BITS | next(words, 0)
-    width = _FULL_RANGE
-    decoded = []
-    for count, frequencies in zip(counts, tables, strict=False):
-        edges: list[int] = _edges(frequencies).tolist()
+
+    def __init__(self, data: bytes) -> None:
+        self._words = iter(np.frombuffer(data, dtype="<u4").tolist())
+        # How far the coded point lies above the low end of the range: below `width` after the first index.
+        self._offset = next(self._words, 0) << _WORD_BITS | next(self._words, 0)
+        self._width = _FULL_RANGE
+
+    def decode(self, count: int, frequencies: NDArray[Any]) -> NDArray[np.int32]:
+        """The next `count` indices, int32 [count], with frequencies [K] or [count, K]."""
+        edges: Any = _edges(frequencies).tolist()
+        rows = edges if frequencies.ndim == 2 else repeat(edges, count)
+        words, offset, width = self._words, self._offset, self._width
         indices = []
-        for _ in range(count):
+        for row in rows:
             unit = width >> _PRECISION
             quantile = offset // unit
             if quantile >= _PARTS:  # in what the division by 2**24 left over
                 raise PayloadCorruptError("the coded bytes are damaged; ask for the frame again")
-            after = bisect_right(edges, quantile)
-            left = edges[after - 1]
+            after = bisect_right(row, quantile)
+            left = row[after - 1]
             offset -= unit * left
-            width = unit * (edges[after] - left)
+            width = unit * (row[after] - left)
             if width < _WORD:
                 offset = offset << _WORD_BITS | next(words, 0)
                 width <<= _WORD_BITS
             indices.append(after - 1)
-        decoded.append(np.array(indices, dtype=np.int32))
-    return decoded
+        self._offset, self._width = offset, width
+        return np.array(indices, dtype=np.int32)
 
 
-def _edges(frequencies: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Where each index's interval starts, in parts of 2**24, and 2**24 itself: int64 [codebook size + 1].
+def _edges(frequencies: NDArray[Any]) -> NDArray[np.int64]:
+    """Where each index's interval starts, in parts of 2**24, and 2**24 itself: int64 [..., K + 1].
 
     Every index gets one part; the other 2**24 - K are shared by ⌊(sum of the frequencies before) · scale⌋. One
     division, one product and one truncation of float64, each defined to the bit by IEEE 754; sums are exact
     below 2**53. Where the sum of all is a power of two, as in a prior, nothing is rounded before the ⌊⌋.
     """
-    size = frequencies.size
-    ends = np.cumsum(frequencies, dtype=np.float64)
-    if frequencies.ndim != 1 or not 2 <= size < _PARTS - 1 or not ends[-1] > 0:
-        raise ValueError("a frequency table has one axis, at least 2 entries and a sum above 0")
-    edges = np.full(size + 1, _PARTS, dtype=np.int64)
-    edges[0] = 0
-    scale = float(_PARTS - size) / float(ends[-1])
+    size = frequencies.shape[-1]
+    ends = np.cumsum(frequencies, axis=-1, dtype=np.float64)
+    if frequencies.ndim not in (1, 2) or not 2 <= size < _PARTS - 1 or not (ends[..., -1] > 0).all():
+        raise ValueError("frequencies are [K] or [n, K] with K of at least 2 and sums above 0")
+    edges = np.full((*frequencies.shape[:-1], size + 1), _PARTS, dtype=np.int64)
+    edges[..., 0] = 0
+    scale = float(_PARTS - size) / ends[..., -1:]
     # The last edge is 2**24 by definition: rounding could leave it one part short.
-    edges[1:size] = (ends[:-1] * scale).astype(np.int64) + np.arange(1, size)
+    edges[..., 1:size] = (ends[..., :-1] * scale).astype(np.int64) + np.arange(1, size)
     return edges
 
 
 def _intervals(indices: NDArray[np.int32], edges: NDArray[np.int64]) -> tuple[list[int], list[int]]:
     """Start and width of each index's interval, in raster order."""
     flat: NDArray[Any] = np.ascontiguousarray(indices, dtype=np.int32).ravel()
-    if flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < edges.size - 1:
+    if flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < edges.shape[-1] - 1:
         raise KeyError("an index is outside its frequency table")
-    lefts = edges[flat]
-    return lefts.tolist(), (edges[flat + 1] - lefts).tolist()
+    if edges.ndim == 1:
+        lefts, rights = edges[flat], edges[flat + 1]
+    else:
+        rows = np.arange(flat.size)
+        lefts, rights = edges[rows, flat], edges[rows, flat + 1]
+    return lefts.tolist(), (rights - lefts).tolist()
 
 
 def _carried(words: list[int]) -> bytes:

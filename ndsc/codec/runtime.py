@@ -114,6 +114,23 @@ class EncoderSession(_Session):
         return self._run({"frame": frames})
 
 
+class PriorSession(_Session):
+    """One pass of `prior.onnx`. Its integers must be exact, so it runs on the CPU, which has been proved; and on
+    one thread, since a pass takes less time than waking a second one.
+
+    Raises like EncoderSession.
+    """
+
+    def __init__(self, onnx_bytes: bytes, name: str, inputs: tuple[str, ...]) -> None:
+        super().__init__(
+            f"prior.onnx ({name})", onnx_bytes, RuntimeOptions("cpu", threads=1), inputs, f"{name}.logits"
+        )
+
+    def run(self, feeds: dict[str, NDArray[np.int32]]) -> NDArray[np.float32]:
+        """int32 indices and bands → logits, whole numbers in float32 [B, rows, columns, logits]."""
+        return self._run(dict(feeds))
+
+
 class DecoderSession(_Session):
     """`decoder.onnx`: inputs `indices`, `rate_level`, `side_information`, `side_present`, output `frame`.
 

@@ -1,0 +1,406 @@
+"""The context prior: what is known of the grid predicts the rest, in integers, in a fixed number of passes.
+
+    indices known so far → prior.onnx (exact integers) → logits → frequencies → range coder
+            ↑                                                                     │
+            └──────────────── the group's indices ←───────────────────────────────┘
+
+The positions of each residual stage are coded in groups, and a group at once: by a table for the first group of
+all, by one run of a network for each other. `proto/SPEC.md` is the normative text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ndsc.codec import entropy, exact, onnx_graph
+from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
+from ndsc.codec.prior import FREQUENCY_TOTAL, MAX_STAGES, code_bits
+from ndsc.codec.runtime import PriorSession
+
+BANDS: Final = 8
+"""Bands of rows: what lies at the top of a frame is not what lies at its bottom."""
+MAX_PASSES: Final = 8
+MAX_CODEBOOK: Final = 1 << 12
+WEIGHTS: Final = 256
+"""Entries of the table that stands for exp(-x); a logit further below the largest counts as the last."""
+PHASES: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Row and column parity, in the order in which earlier stages enter a network."""
+
+_LOGIT_LIMIT: Final = 1 << 15
+_Parity = Annotated[int, Field(ge=0, le=1)]
+_Logit = Annotated[int, Field(ge=-_LOGIT_LIMIT, le=_LOGIT_LIMIT)]
+
+Grid = NDArray[np.int32]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Group(_Strict):
+    """Positions that are coded together."""
+
+    scale: Annotated[int, Field(ge=0, le=1)]
+    """1: phases of every second row and column of the grid; 0: phases of the grid."""
+    phases: Annotated[list[Annotated[list[_Parity], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=4)]
+    table: Annotated[list[list[_Logit]], Field(min_length=BANDS, max_length=BANDS)] | None = None
+    """Logits for each band, for a group that no network predicts."""
+
+
+class Stage(_Strict):
+    """How the indices of one residual stage are coded."""
+
+    codebook_size: Annotated[int, Field(ge=2, le=MAX_CODEBOOK)]
+    low_bits: Annotated[int, Field(ge=0, le=8)]
+    """Bits of an index's low digit; 0 codes the index as one digit."""
+    groups: Annotated[list[Group], Field(min_length=1, max_length=16)]
+
+    @model_validator(mode="after")
+    def _every_position_once(self) -> Self:
+        low = 1 << self.low_bits
+        if self.high_size < 2 or self.high_size > 256 or self.high_size * low != self.codebook_size:
+            raise ValueError("low_bits does not split the codebook into digits of 2 to 256 values")
+        whole: list[tuple[int, ...]] = []
+        quarter: list[tuple[int, ...]] = []
+        for group in self.groups:
+            phases = [tuple(phase) for phase in group.phases]
+            if group.scale == 1 and whole:
+                raise ValueError("groups of scale 1 come before those of scale 0")
+            (quarter if group.scale == 1 else whole).extend(phases)
+            if group.table is not None and any(len(row) != self.logits for row in group.table):
+                raise ValueError(f"a table row holds {self.logits} logits")
+        expected = PHASES[1:] if quarter else PHASES
+        if sorted(whole) != sorted(expected) or sorted(quarter) != sorted(PHASES if quarter else ()):
+            raise ValueError("the groups do not hold every position exactly once")
+        return self
+
+    @property
+    def high_size(self) -> int:
+        """Values of the high digit."""
+        return self.codebook_size >> self.low_bits
+
+    @property
+    def logits(self) -> int:
+        """Logits of one position: the high digit's, then the low digit's for each value of the high one."""
+        return self.high_size + (self.codebook_size if self.low_bits else 0)
+
+
+class _PriorFile(_Strict):
+    kind: Literal["context"]
+    frequency_bits: Literal[16]
+    network_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    weights: Annotated[list[Annotated[int, Field(ge=0, le=FREQUENCY_TOTAL)]], Field(min_length=WEIGHTS, max_length=WEIGHTS)]
+    stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.weights[0] != FREQUENCY_TOTAL or sorted(self.weights, reverse=True) != self.weights:
+            raise ValueError(f"weights must fall from {FREQUENCY_TOTAL}")
+        passes = sum(group.table is None for stage in self.stages for group in stage.groups)
+        if passes > MAX_PASSES:
+            raise ValueError(f"{passes} network passes where at most {MAX_PASSES} are allowed")
+        return self
+
+
+def pass_name(stage: int, group: int) -> str:
+    """What a group's inputs and output in prior.onnx start with."""
+    return f"s{stage}g{group}"
+
+
+def softmax_weights(logit_step: float) -> list[int]:
+    """The weights table for logits in steps of `logit_step` nats: ⌊2**16 · exp(-i · step) + 1/2⌋."""
+    return [int(np.floor(FREQUENCY_TOTAL * np.exp(-i * logit_step) + 0.5)) for i in range(WEIGHTS)]
+
+
+class ContextPrior:
+    """A latent prior whose probabilities hang on the indices already coded. Safe to use from several threads.
+
+    Args:
+        stages: how each residual stage is coded.
+        weights: 256 integers for exp(-x).
+        network: prior.onnx.
+
+    Raises BundleError when the parts do not fit or the network cannot be proved exact (`ndsc.codec.exact`).
+    """
+
+    def __init__(self, stages: Sequence[Stage], weights: Sequence[int], network: bytes) -> None:
+        self.stages = tuple(stages)
+        self.network = network
+        self._weights = list(weights)
+        self._weights_float = np.array(weights, dtype=np.float64)
+        self._bands = [
+            [np.array(group.table, np.int32) if group.table is not None else None for group in stage.groups]
+            for stage in self.stages
+        ]
+        self._inputs = {
+            pass_name(s, g): self._network_inputs(s, g)
+            for s, stage in enumerate(self.stages)
+            for g, group in enumerate(stage.groups)
+            if group.table is None
+        }
+        graph = onnx_graph.read(network, "prior.onnx")
+        rows = {name: count for inputs in self._inputs.values() for name, count in inputs.items()}
+        bounds = exact.prove(graph, rows, "prior.onnx")
+        outputs = {f"{name}.logits" for name in self._inputs}
+        if set(bounds) != outputs:
+            raise BundleError(f"prior.onnx has outputs {sorted(bounds)} where {sorted(outputs)} belong")
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codebook size of each stage."""
+        return tuple(stage.codebook_size for stage in self.stages)
+
+    def passes(self, stages_sent: int) -> int:
+        """Network passes for one frame of this many stages."""
+        return sum(group.table is None for stage in self.stages[:stages_sent] for group in stage.groups)
+
+    @classmethod
+    def from_files(cls, prior_json: bytes, network: bytes) -> Self:
+        """Read `prior.json` and `prior.onnx`. Raises BundleError."""
+        try:
+            parsed = _PriorFile.model_validate_json(prior_json)
+        except ValidationError as error:
+            raise BundleError(f"prior.json is not a valid prior: {first_problem(error)}") from error
+        if hashlib.sha256(network).hexdigest() != parsed.network_sha256:
+            raise BundleError("prior.onnx is not the network that prior.json names")
+        return cls(parsed.stages, parsed.weights, network)
+
+    def files(self) -> dict[str, bytes]:
+        """The bundle's files of this prior, in their one spelling."""
+        content = {
+            "kind": "context",
+            "frequency_bits": 16,
+            "network_sha256": hashlib.sha256(self.network).hexdigest(),
+            "weights": self._weights,
+            "stages": [stage.model_dump(exclude_none=True) for stage in self.stages],
+        }
+        spelt = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+        try:
+            _PriorFile.model_validate_json(spelt)
+        except ValidationError as error:
+            raise BundleError(f"this is not a valid prior: {first_problem(error)}") from error
+        return {"prior.json": spelt, "prior.onnx": self.network}
+
+    def encode(self, indices: Grid) -> bytes:
+        """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
+        return entropy.encode(*self._digits(indices))
+
+    def ideal_bits(self, indices: Grid) -> float:
+        """Information in indices [stages sent, h, w] under this prior: -Σ log2(frequency / 2**16)."""
+        total = 0.0
+        for digits, table in zip(*self._digits(indices), strict=True):
+            frequencies = np.take_along_axis(table, digits[:, None].astype(np.int64), 1)
+            total += 16 * digits.size - float(np.log2(frequencies).sum())
+        return total
+
+    def decode(self, coded: bytes, stages_sent: int, height: int, width: int) -> Grid:
+        """Coded bytes → indices int32 [stages sent, height, width].
+
+        Raises PayloadCorruptError where the bytes are not the very ones that `encode` makes of the indices.
+        """
+        reader = entropy.decoder(coded)
+        digits: list[Grid] = []
+        tables: list[NDArray[np.float64]] = []
+
+        def read(frequencies: NDArray[np.float64]) -> Grid:
+            decoded = reader.decode(len(frequencies), frequencies)
+            digits.append(decoded)
+            tables.append(frequencies)
+            return decoded
+
+        indices = np.zeros((stages_sent, height, width), np.int32)
+        self._walk(_Planes(indices, self.codebook_sizes, known=False), read, None)
+        if entropy.encode(digits, tables) != coded:
+            raise PayloadCorruptError("the coded bytes are not those of a sound encoder; ask for the frame again")
+        return indices
+
+    def bits_of_payload(self, stages_sent: int, positions: int) -> tuple[float, float]:
+        """Fewest and most bits that the range coder can take for a grid of this many positions."""
+        least = most = 0.0
+        for stage in self.stages[:stages_sent]:
+            for size in (stage.high_size, *([1 << stage.low_bits] if stage.low_bits else [])):
+                likely, unlikely = code_bits(FREQUENCY_TOTAL - size + 1, size)[0], code_bits(1, size)[1]
+                least += likely * positions
+                most += unlikely * positions
+        return least, most
+
+    def _digits(self, indices: Grid) -> tuple[list[Grid], list[NDArray[np.float64]]]:
+        """Every digit in coding order, and the frequencies of each."""
+        digits: list[Grid] = []
+        tables: list[NDArray[np.float64]] = []
+
+        def note(known: Grid, frequencies: NDArray[np.float64]) -> None:
+            digits.append(known)
+            tables.append(frequencies)
+
+        self._walk(_Planes(indices, self.codebook_sizes, known=True), None, note)
+        return digits, tables
+
+    def _walk(
+        self,
+        planes: _Planes,
+        read: Callable[[NDArray[np.float64]], Grid] | None,
+        note: Callable[[Grid, NDArray[np.float64]], None] | None,
+    ) -> None:
+        """Every group in order: `read` its digits and put them into the planes, or `note` those that are there."""
+        for s, stage in enumerate(self.stages[: planes.stages]):
+            low = 1 << stage.low_bits
+            for g, group in enumerate(stage.groups):
+                logits = self._logits(planes, s, g)
+                rows = np.arange(len(logits))
+                known = planes.take(s, group) if note else np.zeros(len(logits), np.int32)
+                high = known >> stage.low_bits
+                frequencies = self.frequencies(logits[:, : stage.high_size])
+                if read:
+                    high = read(frequencies)
+                elif note:
+                    note(high, frequencies)
+                if stage.low_bits:
+                    of_high = logits[:, stage.high_size :].reshape(-1, stage.high_size, low)[rows, high]
+                    frequencies = self.frequencies(of_high)
+                    if read:
+                        known = high * np.int32(low) + read(frequencies)
+                    elif note:
+                        note(known & np.int32(low - 1), frequencies)
+                else:
+                    known = high
+                if read:
+                    planes.put(s, group, known)
+
+    def frequencies(self, logits: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Logits int32 [n, k] → frequencies [n, k]: whole numbers of at least 1, each row's sum 2**16.
+
+        weight = table[min(largest - logit, 255)]; frequency = 1 + ⌊weight · (2**16 - k) / Σ weights⌋; what is
+        left goes to the largest logit, the first of several. float64 holds every number here exactly but the
+        quotient, and that is below 2**16 with a remainder of at least 2**-24, so its ⌊⌋ is exact too.
+        """
+        largest = logits.argmax(axis=1)
+        rows = np.arange(len(logits))
+        below = np.minimum(logits[rows, largest][:, None] - logits, WEIGHTS - 1)
+        weights = self._weights_float[below]
+        spare = float(FREQUENCY_TOTAL - logits.shape[1])
+        shares: NDArray[np.float64] = np.floor(weights * spare / weights.sum(axis=1, keepdims=True))
+        shares += 1
+        shares[rows, largest] += FREQUENCY_TOTAL - shares.sum(axis=1)
+        return shares
+
+    def _logits(self, planes: _Planes, s: int, g: int) -> NDArray[np.int32]:
+        """Logits of a group's positions in coding order: int32 [n, logits of the stage]."""
+        stage, group = self.stages[s], self.stages[s].groups[g]
+        bands = planes.bands(group.scale)
+        columns = planes.cells(group.scale)[1]
+        table = self._bands[s][g]
+        if table is not None:
+            field = np.repeat(table[bands][:, None, :], columns, axis=1)
+            parts = [field] * len(group.phases)
+        else:
+            name = pass_name(s, g)
+            feeds: dict[str, NDArray[np.int32]] = {f"{name}.band": bands[None]}
+            known = self._known(s, g)
+            if known:
+                feeds[f"{name}.known"] = np.stack([planes.plane(s, group.scale, p) for p in known])[None]
+            for t in range(s):
+                earlier = [planes.plane(t, group.scale, phase) for phase in PHASES]
+                feeds[f"{name}.earlier{t}"] = np.stack(earlier)[None]
+            field = self._sessions[name].run(feeds)[0]
+            expected = (len(bands), columns, stage.logits * len(group.phases))
+            if field.shape != expected:
+                raise BundleError(f"prior.onnx: {name}.logits is {list(field.shape)}, not {list(expected)}")
+            parts = np.split(field.astype(np.int32), len(group.phases), axis=2)
+        valid = [planes.size(group.scale, phase) for phase in group.phases]
+        return np.concatenate(
+            [part[:h, :w].reshape(-1, stage.logits) for part, (h, w) in zip(parts, valid, strict=True)]
+        )
+
+    def _known(self, s: int, g: int) -> list[tuple[int, int]]:
+        """Phases, at the group's scale, of this stage that are coded before the group, in that order."""
+        groups = self.stages[s].groups
+        scale = groups[g].scale
+        before = [(0, 0)] if scale == 0 and groups[0].scale == 1 else []
+        for group in groups[:g]:
+            if group.scale == scale:
+                before += [(a, b) for a, b in group.phases]
+        return before
+
+    def _network_inputs(self, s: int, g: int) -> dict[str, int]:
+        """Inputs of a group's network and how many values each can have."""
+        name = pass_name(s, g)
+        inputs = {f"{name}.band": BANDS}
+        if self._known(s, g):
+            inputs[f"{name}.known"] = self.codebook_sizes[s] + 1
+        return inputs | {f"{name}.earlier{t}": self.codebook_sizes[t] + 1 for t in range(s)}
+
+    @cached_property
+    def _sessions(self) -> Mapping[str, PriorSession]:
+        return {
+            name: PriorSession(
+                onnx_graph.cut(self.network, f"{name}.logits", "prior.onnx"), name, tuple(inputs)
+            )
+            for name, inputs in self._inputs.items()
+        }
+
+
+class _Planes:
+    """The grid of each stage, taken apart into phases; what lies outside the grid has the index K."""
+
+    def __init__(self, indices: Grid, codebook_sizes: Sequence[int], *, known: bool) -> None:
+        self.stages, self.height, self.width = indices.shape
+        self._indices = indices
+        # Padded to whole cells of the coarse scale, so that each phase is a strided view.
+        padded = (-(-self.height // 4) * 4, -(-self.width // 4) * 4)
+        self._padded = np.empty((self.stages, *padded), np.int32)
+        for stage, (grid, size) in enumerate(zip(indices, codebook_sizes, strict=False)):
+            self._padded[stage] = size
+            if known:
+                self._padded[stage, : self.height, : self.width] = grid
+
+    def cells(self, scale: int) -> tuple[int, int]:
+        """Rows and columns of cells, each of one position of every phase."""
+        step = 2 << scale
+        return -(-self.height // step), -(-self.width // step)
+
+    def size(self, scale: int, phase: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of a phase that lie in the grid."""
+        step, half = 2 << scale, 1 << scale
+        rows = (self.height - phase[0] * half + step - 1) // step
+        columns = (self.width - phase[1] * half + step - 1) // step
+        return rows, columns
+
+    def bands(self, scale: int) -> NDArray[np.int32]:
+        """Band of each row of cells."""
+        rows = self.cells(scale)[0]
+        return (np.arange(rows, dtype=np.int32) * BANDS) // rows
+
+    def plane(self, stage: int, scale: int, phase: Sequence[int]) -> Grid:
+        """A phase with K outside the grid: int32 [rows, columns] of cells."""
+        step, half = 2 << scale, 1 << scale
+        rows, columns = self.cells(scale)
+        plane: Grid = self._padded[stage, phase[0] * half :: step, phase[1] * half :: step][:rows, :columns]
+        return plane
+
+    def take(self, stage: int, group: Group) -> Grid:
+        """A group's indices in coding order: phase by phase, raster order in each."""
+        return np.concatenate([self._view(stage, group.scale, phase).ravel() for phase in group.phases])
+
+    def put(self, stage: int, group: Group, indices: Grid) -> None:
+        """Set a group's indices, in the planes and in the grid they came from."""
+        start = 0
+        step, half = 2 << group.scale, 1 << group.scale
+        for phase in group.phases:
+            rows, columns = self.size(group.scale, phase)
+            values = indices[start : start + rows * columns].reshape(rows, columns)
+            start += rows * columns
+            self.plane(stage, group.scale, phase)[:rows, :columns] = values
+            self._indices[stage, phase[0] * half :: step, phase[1] * half :: step] = values
+
+    def _view(self, stage: int, scale: int, phase: Sequence[int]) -> Grid:
+        rows, columns = self.size(scale, phase)
+        return self.plane(stage, scale, phase)[:rows, :columns]

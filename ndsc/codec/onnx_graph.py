@@ -1,0 +1,162 @@
+"""Reading an ONNX file far enough to know what it computes, without the `onnx` package.
+
+protobuf does the parsing, with a schema of just the fields used here; the others stay in the message as they
+are. Field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from numpy.typing import NDArray
+
+from ndsc.codec.errors import BundleError
+
+_INT, _TEXT, _BYTES, _FLOAT = "int", "text", "bytes", "float"
+_SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
+    # message: field: (number, type, repeated)
+    "Model": {"ir_version": (1, _INT, False), "graph": (7, "Graph", False), "opset_import": (8, "Opset", True)},
+    "Opset": {"domain": (1, _TEXT, False), "version": (2, _INT, False)},
+    "Graph": {
+        "node": (1, "Node", True),
+        "initializer": (5, "Tensor", True),
+        "input": (11, "Value", True),
+        "output": (12, "Value", True),
+        "value_info": (13, "Value", True),
+    },
+    "Node": {
+        "input": (1, _TEXT, True),
+        "output": (2, _TEXT, True),
+        "op_type": (4, _TEXT, False),
+        "attribute": (5, "Attribute", True),
+        "domain": (7, _TEXT, False),
+    },
+    "Attribute": {
+        "name": (1, _TEXT, False),
+        "i": (3, _INT, False),
+        "ints": (8, _INT, True),
+        "type": (20, _INT, False),
+    },
+    "Value": {"name": (1, _TEXT, False)},
+    "Tensor": {
+        "dims": (1, _INT, True),
+        "data_type": (2, _INT, False),
+        "name": (8, _TEXT, False),
+        "raw_data": (9, _BYTES, False),
+    },
+}
+_TYPES: Final = {_INT: 3, _TEXT: 9, _BYTES: 12, _FLOAT: 2}  # int64, string, bytes, float
+_PACKAGE: Final = "ndsc.onnx"
+_DTYPES: Final = {1: "<f4", 6: "<i4", 7: "<i8"}
+_ATTRIBUTE_INT, _ATTRIBUTE_INTS = 2, 7
+
+
+def _model_class() -> Any:
+    file = descriptor_pb2.FileDescriptorProto(name="ndsc_onnx.proto", package=_PACKAGE, syntax="proto2")
+    for name, fields in _SCHEMA.items():
+        declared = file.message_type.add(name=name)
+        for field, (number, kind, repeated) in fields.items():
+            added = declared.field.add(name=field, number=number, label=3 if repeated else 1)
+            if kind in _TYPES:
+                added.type = _TYPES[kind]  # type: ignore[assignment]
+            else:
+                added.type, added.type_name = 11, f".{_PACKAGE}.{kind}"  # type: ignore[assignment]
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Model"))
+
+
+_Model = _model_class()
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation."""
+
+    operation: str
+    inputs: tuple[str, ...]
+    """Names; the empty name is an optional input left out."""
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, tuple[int, ...]]
+    """Integers only."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What an ONNX file computes."""
+
+    nodes: tuple[Node, ...]
+    """In an order in which they can run."""
+    constants: Mapping[str, NDArray[Any]]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def _parse(onnx_bytes: bytes, name: str) -> Any:
+    model = _Model()
+    try:
+        model.ParseFromString(onnx_bytes)
+    except (message.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{name} is not an ONNX file: {error}") from error
+    return model
+
+
+def read(onnx_bytes: bytes, name: str) -> Graph:
+    """Read an ONNX file; `name` is for messages.
+
+    Raises BundleError for what is no ONNX file, and for operators of other domains, subgraphs, attributes other
+    than integers, and constants that are not float32, int32 or int64 stored in the file itself.
+    """
+    graph = _parse(onnx_bytes, name).graph
+    constants = {tensor.name: _array(tensor, name) for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise BundleError(f"{name}: operator {node.op_type} of domain {node.domain} is not known here")
+        attributes = {}
+        for attribute in node.attribute:
+            if attribute.type not in (_ATTRIBUTE_INT, _ATTRIBUTE_INTS):
+                raise BundleError(f"{name}: {node.op_type} has an attribute that is not of integers")
+            single = attribute.type == _ATTRIBUTE_INT
+            attributes[attribute.name] = (attribute.i,) if single else tuple(attribute.ints)
+        nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), attributes))
+    inputs = tuple(value.name for value in graph.input if value.name not in constants)
+    return Graph(tuple(nodes), constants, inputs, tuple(value.name for value in graph.output))
+
+
+def _array(tensor: Any, name: str) -> NDArray[Any]:
+    dtype = _DTYPES.get(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if dtype is None or any(side < 0 for side in shape):
+        raise BundleError(f"{name}: constant {tensor.name} is not float32, int32 or int64")
+    try:
+        return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
+    except ValueError as error:
+        raise BundleError(f"{name}: constant {tensor.name} is not stored whole in the file") from error
+
+
+def cut(onnx_bytes: bytes, output: str, name: str) -> bytes:
+    """The part of an ONNX file that computes `output`, as an ONNX file. Raises BundleError without one."""
+    model = _parse(onnx_bytes, name)
+    graph = model.graph
+    wanted = {output}
+    kept = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    if not kept:
+        raise BundleError(f"{name} does not compute {output}")
+    nodes = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for values in (graph.initializer, graph.input, graph.output, graph.value_info):
+        stays = [value for value in values if value.name in wanted]
+        del values[:]
+        values.extend(stays)
+    data: bytes = model.SerializeToString()
+    return data
