@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ndsc.codec.bundle import Bundle, write_bundle
-from ndsc.codec.context import BANDS, PHASES, ContextPrior, Group, Stage, pass_name, softmax_weights
+from ndsc.codec.context import BANDS, ContextPrior, Group, Stage, pass_name, softmax_weights
 from ndsc.codec.errors import BundleError, NdscError
 from training.config import JsonConfig
 from training.indices import GridBatch, GridSampler, IndexGrids
-from training.prior_graph import Layer, PassWeights, prior_onnx
+from training.prior_graph import Layer, PassWeights, Target, prior_onnx
 
 WINDOW: Final = (16, 32)
 """Rows and columns of a training sample: the grid of a 128×256 frame."""
@@ -42,9 +42,9 @@ class PriorConfig(JsonConfig):
 
     codebook_sizes: tuple[int, ...] = (256, 256, 256)
     channels: int = 64
-    embedding: int = 24
+    embedding: int = 16
     """Length of an index's embedding."""
-    blocks: int = 2
+    blocks: int = 1
     """Residual blocks of two 1×1 convolutions after the 3×3 one."""
     activation_bits: int = 4
     """Activations and logits are multiples of 2**-4, up to 255 of them."""
@@ -147,66 +147,104 @@ def _integers(x: Tensor, fraction_bits: int) -> npt.NDArray[np.float32]:
     return scaled.numpy().astype(np.float32)
 
 
-class PassNetwork(nn.Module):
-    """Logits of one group from the indices before it.
+class StageNetwork(nn.Module):
+    """The networks of one stage's passes, which share most of their weights.
 
-    `known` indices of its own stage and all four phases of each earlier stage are embedded, seen through one 3×3
-    convolution over cells (5×5 to 6×6 positions), then position by position.
+    Each position to predict sees the `known` indices of its own stage within ±3 positions (of the group's scale)
+    and those of all earlier stages within ±2; then 1×1 convolutions follow. What an index at some offset tells is
+    learned once, whichever pass asks: with weights for each pass alone, training takes several times the samples.
     """
 
-    def __init__(self, config: PriorConfig, stage: int, known: int, phases: int, logits: int) -> None:
+    def __init__(self, config: PriorConfig, stage: int, groups: Sequence[Group], logits: int) -> None:
         super().__init__()
         self.rounding = _Rounding(config)
-        sizes = config.codebook_sizes
-        self.own = nn.Parameter(torch.randn(sizes[stage], config.embedding) * 0.5) if known else None
+        sizes, embedding, channels = config.codebook_sizes, config.embedding, config.channels
+        self.own = nn.Parameter(torch.randn(sizes[stage], embedding) * 0.5)
         self.earlier = nn.ParameterList(
-            nn.Parameter(torch.randn(sizes[t], config.embedding) * 0.5) for t in range(stage)
+            nn.Parameter(torch.randn(sizes[t], embedding) * 0.5) for t in range(stage)
         )
-        planes = known + (4 if stage else 0)
-        self.first = _Convolution(self.rounding, planes * config.embedding, config.channels, 3)
-        self.band = nn.Parameter(torch.zeros(BANDS, config.channels))
+        scales = sorted({group.scale for group in groups})
+        self.around = nn.ParameterDict(
+            {str(scale): torch.randn(channels, embedding, 7, 7) / math.sqrt(embedding * 27) for scale in scales}
+        )
+        self.before = nn.Parameter(torch.randn(channels, embedding, 5, 5) / math.sqrt(embedding * 25))
+        self.band = nn.ParameterDict(
+            {
+                f"{g}_{a}{b}": torch.zeros(BANDS, channels)
+                for g, group in enumerate(groups)
+                for a, b in group.order
+            }
+        )
         self.blocks = nn.ModuleList(
-            nn.ModuleList(
-                _Convolution(self.rounding, config.channels, config.channels, 1, gain) for gain in (1.0, 0.3)
-            )
+            nn.ModuleList(_Convolution(self.rounding, channels, channels, 1, gain) for gain in (1.0, 0.3))
             for _ in range(config.blocks)
         )
-        self.head = _Convolution(self.rounding, config.channels, phases * logits, 1)
+        self.head = _Convolution(self.rounding, channels, logits, 1)
 
-    def forward(self, known: Sequence[Tensor], earlier: Sequence[Sequence[Tensor]], bands: Tensor) -> Tensor:
-        """Phases int64 [B, h, w] of this stage and, stage by stage, of the earlier ones; bands [B, h] → logits."""
-        embed, rounding = F.embedding, self.rounding
+    def _around(self, scale: int, target: tuple[int, int], known: Sequence[tuple[int, int]]) -> Tensor:
+        """The ±3 kernel as one 3×3 kernel over cells for each known phase: [C, planes · E, 3, 3]."""
+        kernel = self.around[str(scale)]
+        cells = np.arange(-1, 2) * 2 + 3
         parts = []
-        if self.own is not None:
+        for phase in known:
+            rows = torch.from_numpy(cells + phase[0] - target[0])
+            columns = torch.from_numpy(cells + phase[1] - target[1])
+            parts.append(kernel[:, :, rows][:, :, :, columns])
+        return torch.cat(parts, dim=1)
+
+    def forward(
+        self, group: int, scale: int, target: tuple[int, int], known: dict[tuple[int, int], Tensor],
+        earlier: Sequence[Tensor], bands: Tensor,
+    ) -> Tensor:
+        """Logits [B, L, rows, columns] of one phase.
+
+        `known` are phases int64 [B, rows, columns] of this stage, `earlier` whole grids [B, 2·rows, 2·columns] of
+        the stages before, `bands` [B, rows].
+        """
+        rounding = self.rounding
+        x = F.embedding(bands, rounding.sums(self.band[f"{group}_{target[0]}{target[1]}"])).permute(0, 2, 1)[..., None]
+        if known:
             table = rounding.embeddings(self.own)
-            parts += [embed(plane, table) for plane in known]
-        tables = [rounding.embeddings(table) for table in self.earlier]
-        for phase in range(4 if tables else 0):
-            parts.append(torch.stack([embed(earlier[t][phase], table) for t, table in enumerate(tables)]).sum(0))
-        x = torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
-        by_row = embed(bands, rounding.sums(self.band)).permute(0, 2, 1)[..., None]
-        x = rounding.activation(rounding.to_steps(self.first(x) + by_row))
+            planes = torch.cat([F.embedding(plane, table) for plane in known.values()], dim=-1).permute(0, 3, 1, 2)
+            x = x + F.conv2d(planes, rounding.weights(self._around(scale, target, list(known))), padding=1)
+        if earlier:
+            tables = [rounding.embeddings(table) for table in self.earlier]
+            together = torch.stack([F.embedding(z, t) for z, t in zip(earlier, tables, strict=True)]).sum(0)
+            pads = [2 - target[1], 1 + target[1], 2 - target[0], 1 + target[0]]
+            padded = F.pad(together.permute(0, 3, 1, 2), pads)
+            x = x + F.conv2d(padded, rounding.weights(self.before), stride=2)
+        x = rounding.activation(rounding.to_steps(x))
         for inner, outer in self.blocks:
             branch = rounding.activation(rounding.to_steps(inner(x)))
             x = rounding.activation(x + rounding.to_steps(outer(branch)))
-        return rounding.to_steps(self.head(x))
+        return rounding.to_steps(self.head(x))  # the codec rounds, for the digits that it needs
 
-    def integer_weights(self) -> PassWeights:
-        """What `prior.onnx` holds of this pass."""
-        config = self.rounding.config
-        sum_bits = config.weight_bits + config.activation_bits
+    def integer_weights(self, g: int, group: Group, known: Sequence[tuple[int, int]]) -> PassWeights:
+        """What `prior.onnx` holds of one pass."""
+        config, rounding = self.rounding.config, self.rounding
 
         def table(parameter: Tensor) -> npt.NDArray[np.float32]:
-            rows = _integers(self.rounding.embeddings(parameter), config.activation_bits)
+            rows = _integers(rounding.embeddings(parameter), config.activation_bits)
             # One more row, of zeros, for positions outside the grid: what a convolution pads with.
             return np.concatenate([rows, np.zeros_like(rows[:1])])
 
+        targets = []
+        for phase in group.order:
+            around = self._around(group.scale, phase, known) if known else None
+            band = self.band[f"{g}_{phase[0]}{phase[1]}"]
+            targets.append(
+                Target(
+                    phase=phase,
+                    around=None if around is None else _integers(rounding.weights(around), config.weight_bits),
+                    band=_integers(rounding.sums(band), config.weight_bits + config.activation_bits),
+                )
+            )
         layers = [m.layer() for block in self.blocks for m in block]  # type: ignore[union-attr]
         return PassWeights(
-            own=table(self.own) if self.own is not None else None,
+            own=table(self.own) if known else None,
             earlier=[table(parameter) for parameter in self.earlier],
-            first=self.first.layer(),
-            band=_integers(self.rounding.sums(self.band), sum_bits),
+            before=_integers(rounding.weights(self.before), config.weight_bits) if len(self.earlier) else None,
+            targets=targets,
             blocks=[(layers[i], layers[i + 1]) for i in range(0, len(layers), 2)],
             head=self.head.layer(),
             weight_bits=config.weight_bits,
@@ -232,11 +270,10 @@ class LatentPrior(nn.Module):
         super().__init__()
         self.config = config
         self.stages = []
-        networks, tables = {}, {}
+        networks, tables = [], {}
         for s, (size, groups) in enumerate(zip(config.codebook_sizes, schedule(config.codebook_sizes), strict=True)):
             bits = low_bits(size)
-            logits = (size >> bits) + (size if bits else 0)
-            blank = [[0] * logits] * BANDS
+            blank = [[0] * ((size >> bits) + (size if bits else 0))] * BANDS
             stage = Stage(
                 codebook_size=size,
                 low_bits=bits,
@@ -246,14 +283,11 @@ class LatentPrior(nn.Module):
                 ],
             )
             self.stages.append(stage)
+            networks.append(StageNetwork(config, s, stage.groups, stage.logits))
             for g, group in enumerate(stage.groups):
-                name = pass_name(s, g)
                 if group.table is not None:
-                    tables[name] = nn.Parameter(torch.zeros(BANDS, logits))
-                else:
-                    known = len(_known_phases(stage, g))
-                    networks[name] = PassNetwork(config, s, known, len(group.phases), logits)
-        self.networks, self.tables = nn.ModuleDict(networks), nn.ParameterDict(tables)
+                    tables[pass_name(s, g)] = nn.Parameter(torch.zeros(BANDS, stage.logits))
+        self.networks, self.tables = nn.ModuleList(networks), nn.ParameterDict(tables)
         self.rounding = _Rounding(config)
 
     def start_tables(self, batches: Sequence[GridBatch]) -> None:
@@ -274,27 +308,36 @@ class LatentPrior(nn.Module):
                 logits.append(np.log(by_high / by_high.sum(2, keepdims=True)).reshape(BANDS, -1))
             parameter.data = torch.from_numpy(np.concatenate(logits, 1)).float()
 
-    def forward(self, batch: GridBatch) -> Tensor:
-        """-ln p of each stage's indices, a mean over positions: [S, B]."""
+    def forward(self, batch: GridBatch, parts: bool = False) -> Tensor:
+        """-ln p of the indices, a mean over positions: [S, B], or with `parts` over each group: [groups, B]."""
         indices = torch.from_numpy(batch.indices.astype(np.int64))
         bands = [_bands(batch, scale) for scale in (0, 1)]
-        nats = []
+        nats, of_groups = [], []
         for s, stage in enumerate(self.stages):
             total = indices.new_zeros(len(indices), dtype=torch.float32)
             for g, group in enumerate(stage.groups):
-                name, at = pass_name(s, g), bands[group.scale]
-                wanted = [_plane(indices[:, s], group.scale, phase) for phase in group.phases]
-                if name in self.tables:
-                    by_row = F.embedding(at, self.rounding.to_steps(self.tables[name])).permute(0, 2, 1)
-                    logits = by_row[..., None].expand(-1, -1, -1, wanted[0].shape[-1]).repeat(1, len(wanted), 1, 1)
-                else:
-                    known = [_plane(indices[:, s], group.scale, p) for p in _known_phases(stage, g)]
-                    earlier = [[_plane(indices[:, t], group.scale, p) for p in PHASES] for t in range(s)]
-                    logits = self.networks[name](known, earlier, at)
-                for part, plane in zip(logits.chunk(len(wanted), dim=1), wanted, strict=True):
-                    total = total + _nats(part, plane, stage).sum((1, 2))
+                of_group = []
+                for phase in group.order:
+                    wanted = _plane(indices[:, s], group.scale, phase)
+                    logits = self._logits(indices, bands[group.scale], s, g, phase)
+                    of_group.append(_nats(logits, wanted, stage))
+                    total = total + of_group[-1].sum((1, 2))
+                of_groups.append(torch.stack(of_group).mean((0, 2, 3)))
             nats.append(total / indices[0, s].numel())
-        return torch.stack(nats)
+        return torch.stack(of_groups if parts else nats)
+
+    def _logits(self, indices: Tensor, bands: Tensor, s: int, g: int, phase: tuple[int, int]) -> Tensor:
+        group = self.stages[s].groups[g]
+        name = pass_name(s, g)
+        if name in self.tables:
+            by_row = F.embedding(bands, self.rounding.to_steps(self.tables[name])).permute(0, 2, 1)
+            return by_row[..., None].expand(-1, -1, -1, indices.shape[3] // (2 << group.scale))
+        known = {p: _plane(indices[:, s], group.scale, p) for p in self.stages[s].known(g)}
+        step = 1 << group.scale
+        earlier = [indices[:, t, ::step, ::step] for t in range(s)]
+        network = self.networks[s]
+        logits: Tensor = network(g, group.scale, phase, known, earlier, bands)
+        return logits
 
     def export(self) -> ContextPrior:
         """The integer prior. Raises BundleError when it cannot be proved exact or was trained in floats."""
@@ -309,18 +352,13 @@ class LatentPrior(nn.Module):
                     group = group.model_copy(update={"table": logits})
                 groups.append(group)
             stages.append(stage.model_copy(update={"groups": groups}))
-        passes = {name: network.integer_weights() for name, network in self.networks.items()}  # type: ignore[operator]
-        return ContextPrior(stages, softmax_weights(1 / step), prior_onnx(passes))
-
-
-def _known_phases(stage: Stage, g: int) -> list[tuple[int, int]]:
-    """Like the codec: phases of the group's scale that come before it."""
-    groups = stage.groups
-    before = [(0, 0)] if groups[g].scale == 0 and groups[0].scale == 1 else []
-    for group in groups[:g]:
-        if group.scale == groups[g].scale:
-            before += [(a, b) for a, b in group.phases]
-    return before
+        passes = {}
+        for s, (stage, network) in enumerate(zip(self.stages, self.networks, strict=True)):
+            assert isinstance(network, StageNetwork)
+            for g, group in enumerate(stage.groups):
+                if group.table is None:
+                    passes[pass_name(s, g)] = network.integer_weights(g, group, stage.known(g))
+        return ContextPrior(stages, softmax_weights(1 / step), self.config.weight_bits, prior_onnx(passes))
 
 
 def _plane(grids: Any, scale: int, phase: Sequence[int]) -> Any:

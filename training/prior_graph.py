@@ -28,6 +28,17 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Integers of one phase that a pass predicts."""
+
+    phase: tuple[int, int]
+    around: _Array | None
+    """[C, planes · E, 3, 3] over the known phases; None when nothing of the stage is known."""
+    band: _Array
+    """[bands, C] added to the first sums."""
+
+
+@dataclass(frozen=True)
 class PassWeights:
     """Integers of one pass."""
 
@@ -35,10 +46,9 @@ class PassWeights:
     """[K + 1, E] embeddings of this stage's indices; row K, outside the grid, is zero."""
     earlier: Sequence[_Array]
     """The same for each earlier stage."""
-    first: Layer
-    """3×3, of all planes."""
-    band: _Array
-    """[bands, C] added to the first layer's sums."""
+    before: _Array | None
+    """[C, E, 5, 5] over the grids of the earlier stages, around the position to predict."""
+    targets: Sequence[Target]
     blocks: Sequence[tuple[Layer, Layer]]
     head: Layer
     weight_bits: int
@@ -67,16 +77,16 @@ class _Writer:
         self.inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, list(shape)))
         return name
 
-    def convolution(self, x: str, layer: Layer, name: str) -> str:
-        weight, bias = self.constant(f"{name}.weight", layer.weight), self.constant(f"{name}.bias", layer.bias)
+    def convolution(self, x: str, layer: Layer, name: str, offset: np.float32, output: str = "") -> str:
+        weight = self.constant(f"{name}.weight", layer.weight)
+        bias = self.constant(f"{name}.bias", layer.bias + offset)
         around = layer.weight.shape[-1] // 2
-        return self.node("Conv", [x, weight, bias], f"{name}.sum", pads=[around] * 4)
+        return self.node("Conv", [x, weight, bias], output or f"{name}.sum", pads=[around] * 4)
 
     def to_steps(self, x: str, bits: int, name: str) -> str:
-        """⌊x · 2**-bits + 1/2⌋."""
+        """⌊x · 2**-bits⌋; the half that rounds is in the bias before it, which saves an addition."""
         scaled = self.node("Mul", [x, self.constant(f"scale{bits}", 2.0**-bits)], f"{name}.scaled")
-        raised = self.node("Add", [scaled, self.constant("half", 0.5)], f"{name}.raised")
-        return self.node("Floor", [raised], f"{name}.steps")
+        return self.node("Floor", [scaled], f"{name}.steps")
 
     def clip(self, x: str, name: str) -> str:
         limits = [self.constant("zero", 0.0), self.constant("most", float(LARGEST_ACTIVATION))]
@@ -84,58 +94,62 @@ class _Writer:
 
 
 def _add_pass(writer: _Writer, name: str, weights: PassWeights) -> None:
-    def embedded(suffix: str, table: _Array, planes: Any) -> str:
-        indices = writer.input(f"{name}.{suffix}", ["B", planes, f"{name}.h", f"{name}.w"])
-        return writer.node(
-            "Gather", [writer.constant(f"{name}.{suffix}.table", table), indices], f"{name}.{suffix}.embedded"
-        )
-
-    embedding = weights.band.shape[1]
-    width = weights.first.weight.shape[1]
-    parts = []
+    half = np.float32(1 << weights.weight_bits >> 1)
+    planes = grids = ""
     if weights.own is not None:
-        embedding = weights.own.shape[1]
-        parts.append(embedded("known", weights.own, width // embedding - (4 if weights.earlier else 0)))
-    together = ""
+        planes = _known_planes(writer, name, weights)
     for t, table in enumerate(weights.earlier):
-        one = embedded(f"earlier{t}", table, 4)
-        together = writer.node("Add", [together, one], f"{name}.together{t}") if together else one
-    if together:
-        parts.append(together)
-    x = writer.node("Concat", parts, f"{name}.planes", axis=1) if len(parts) > 1 else parts[0]
-    # [B, planes, h, w, E] → [B, planes · E, h, w]
-    x = writer.node("Transpose", [x], f"{name}.planes_last", perm=[0, 2, 3, 1, 4])
-    flat = writer.constant("flat", [0, 0, 0, -1], np.int64)
-    x = writer.node("Reshape", [x, flat], f"{name}.features_last")
-    x = writer.node("Transpose", [x], f"{name}.features", perm=[0, 3, 1, 2])
+        indices = writer.input(f"{name}.earlier{t}", ["B", f"{name}.2h", f"{name}.2w"])
+        label = f"{name}.earlier{t}"
+        one = writer.node("Gather", [writer.constant(f"{label}.table", table), indices], f"{label}.embedded")
+        grids = writer.node("Add", [grids, one], f"{label}.together") if grids else one
+    if grids:
+        grids = writer.node("Transpose", [grids], f"{name}.grids", perm=[0, 3, 1, 2])
     bands = writer.input(f"{name}.band", ["B", f"{name}.h"])
-    by_row = writer.node("Gather", [writer.constant(f"{name}.band.table", weights.band), bands], f"{name}.by_row")
-    by_row = writer.node("Transpose", [by_row], f"{name}.by_channel", perm=[0, 2, 1])
-    by_row = writer.node("Unsqueeze", [by_row, writer.constant("last", [3], np.int64)], f"{name}.by_position")
-    x = writer.convolution(x, weights.first, f"{name}.first")
-    x = writer.node("Add", [x, by_row], f"{name}.first.with_band")
+    firsts = []
+    for target in weights.targets:
+        label = f"{name}.phase{target.phase[0]}{target.phase[1]}"
+        table = writer.constant(f"{label}.band", target.band + half)
+        x = writer.node("Gather", [table, bands], f"{label}.by_row")
+        x = writer.node("Transpose", [x], f"{label}.by_channel", perm=[0, 2, 1])
+        x = writer.node("Unsqueeze", [x, writer.constant("last", [3], np.int64)], f"{label}.by_position")
+        if target.around is not None:
+            kernel = writer.constant(f"{label}.around", target.around)
+            around = writer.node("Conv", [planes, kernel], f"{label}.around.sum", pads=[1] * 4)
+            x = writer.node("Add", [around, x], f"{label}.with_around")
+        if weights.before is not None:
+            # Centred on every second row and column from the phase on.
+            top, left = 2 - target.phase[0], 2 - target.phase[1]
+            kernel = writer.constant(f"{name}.before", weights.before)
+            before = writer.node(
+                "Conv", [grids, kernel], f"{label}.before.sum", pads=[top, left, 3 - top, 3 - left], strides=[2, 2]
+            )
+            x = writer.node("Add", [before, x], f"{label}.with_before")
+        firsts.append(x)
+    x = writer.node("Concat", firsts, f"{name}.first", axis=0) if len(firsts) > 1 else firsts[0]
     x = writer.clip(writer.to_steps(x, weights.weight_bits, f"{name}.first"), f"{name}.first")
     for i, (inner, outer) in enumerate(weights.blocks):
         label = f"{name}.block{i}"
-        branch = writer.convolution(x, inner, f"{label}.inner")
+        branch = writer.convolution(x, inner, f"{label}.inner", half)
         branch = writer.clip(writer.to_steps(branch, weights.weight_bits, f"{label}.inner"), f"{label}.inner")
-        branch = writer.convolution(branch, outer, f"{label}.outer")
+        branch = writer.convolution(branch, outer, f"{label}.outer", half)
         branch = writer.to_steps(branch, weights.weight_bits, f"{label}.outer")
         x = writer.clip(writer.node("Add", [x, branch], f"{label}.joined"), label)
-    # The head as a product over the last axis: the logits of a position then lie together.
-    x = writer.node("Transpose", [x], f"{name}.positions", perm=[0, 2, 3, 1])
-    matrix = writer.constant(f"{name}.head.weight", np.ascontiguousarray(weights.head.weight[:, :, 0, 0].T))
-    x = writer.node("MatMul", [x, matrix], f"{name}.head.product")
-    x = writer.node("Add", [x, writer.constant(f"{name}.head.bias", weights.head.bias)], f"{name}.head.sum")
-    steps = writer.to_steps(x, weights.weight_bits, f"{name}.head")
-    writer.nodes[-1].output[0] = f"{name}.logits"
-    assert steps
-    logits = weights.head.weight.shape[0]
-    writer.outputs.append(
-        helper.make_tensor_value_info(
-            f"{name}.logits", TensorProto.FLOAT, ["B", f"{name}.h", f"{name}.w", logits]
-        )
-    )
+    writer.convolution(x, weights.head, f"{name}.head", np.float32(0), output=f"{name}.sums")
+    shape = ["phases", weights.head.weight.shape[0], f"{name}.h", f"{name}.w"]
+    writer.outputs.append(helper.make_tensor_value_info(f"{name}.sums", TensorProto.FLOAT, shape))
+
+
+def _known_planes(writer: _Writer, name: str, weights: PassWeights) -> str:
+    """Indices [B, planes, h, w] → features [B, planes · E, h, w]."""
+    assert weights.own is not None
+    assert weights.targets[0].around is not None
+    count = weights.targets[0].around.shape[1] // weights.own.shape[1]
+    indices = writer.input(f"{name}.known", ["B", count, f"{name}.h", f"{name}.w"])
+    x = writer.node("Gather", [writer.constant(f"{name}.known.table", weights.own), indices], f"{name}.known.embedded")
+    x = writer.node("Transpose", [x], f"{name}.known.planes_last", perm=[0, 2, 3, 1, 4])
+    x = writer.node("Reshape", [x, writer.constant("flat", [0, 0, 0, -1], np.int64)], f"{name}.known.flat")
+    return writer.node("Transpose", [x], f"{name}.known.planes", perm=[0, 3, 1, 2])
 
 
 def prior_onnx(passes: Mapping[str, PassWeights]) -> bytes:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -32,13 +33,15 @@ MAX_CODEBOOK: Final = 1 << 12
 WEIGHTS: Final = 256
 """Entries of the table that stands for exp(-x); a logit further below the largest counts as the last."""
 PHASES: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Row and column parity, in the order in which earlier stages enter a network."""
+"""Row and column parity."""
 
-_LOGIT_LIMIT: Final = 1 << 15
+_LOGIT_LIMIT: Final = 1 << 12
 _Parity = Annotated[int, Field(ge=0, le=1)]
 _Logit = Annotated[int, Field(ge=-_LOGIT_LIMIT, le=_LOGIT_LIMIT)]
 
 Grid = NDArray[np.int32]
+Frequencies = NDArray[np.float64]
+"""Whole numbers of at least 1, [n, k], each row's sum 2**16."""
 
 
 class _Strict(BaseModel):
@@ -53,6 +56,11 @@ class Group(_Strict):
     phases: Annotated[list[Annotated[list[_Parity], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=4)]
     table: Annotated[list[list[_Logit]], Field(min_length=BANDS, max_length=BANDS)] | None = None
     """Logits for each band, for a group that no network predicts."""
+
+    @property
+    def order(self) -> tuple[tuple[int, int], ...]:
+        """The phases, in coding order."""
+        return tuple((a, b) for a, b in self.phases)
 
 
 class Stage(_Strict):
@@ -71,7 +79,7 @@ class Stage(_Strict):
         whole: list[tuple[int, ...]] = []
         quarter: list[tuple[int, ...]] = []
         for group in self.groups:
-            phases = [tuple(phase) for phase in group.phases]
+            phases = group.order
             if group.scale == 1 and whole:
                 raise ValueError("groups of scale 1 come before those of scale 0")
             (quarter if group.scale == 1 else whole).extend(phases)
@@ -87,10 +95,24 @@ class Stage(_Strict):
         """Values of the high digit."""
         return self.codebook_size >> self.low_bits
 
+    def known(self, group: int) -> list[tuple[int, int]]:
+        """Phases, at the group's scale, of this stage that are coded before the group, in that order."""
+        scale = self.groups[group].scale
+        before = [(0, 0)] if scale == 0 and self.groups[0].scale == 1 else []
+        for earlier in self.groups[:group]:
+            if earlier.scale == scale:
+                before += earlier.order
+        return before
+
+    @property
+    def low_size(self) -> int:
+        """Values of the low digit; 0 when there is none."""
+        return 1 << self.low_bits if self.low_bits else 0
+
     @property
     def logits(self) -> int:
         """Logits of one position: the high digit's, then the low digit's for each value of the high one."""
-        return self.high_size + (self.codebook_size if self.low_bits else 0)
+        return self.high_size * (1 + self.low_size)
 
 
 class _PriorFile(_Strict):
@@ -98,6 +120,8 @@ class _PriorFile(_Strict):
     frequency_bits: Literal[16]
     network_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     weights: Annotated[list[Annotated[int, Field(ge=0, le=FREQUENCY_TOTAL)]], Field(min_length=WEIGHTS, max_length=WEIGHTS)]
+    logit_shift: Annotated[int, Field(ge=0, le=8)]
+    """Fractional bits of the network's sums."""
     stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)]
 
     @model_validator(mode="after")
@@ -126,18 +150,25 @@ class ContextPrior:
     Args:
         stages: how each residual stage is coded.
         weights: 256 integers for exp(-x).
+        logit_shift: fractional bits of the network's sums.
         network: prior.onnx.
 
     Raises BundleError when the parts do not fit or the network cannot be proved exact (`ndsc.codec.exact`).
     """
 
-    def __init__(self, stages: Sequence[Stage], weights: Sequence[int], network: bytes) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], weights: Sequence[int], logit_shift: int, network: bytes
+    ) -> None:
         self.stages = tuple(stages)
         self.network = network
-        self._weights = list(weights)
+        self._weights, self._shift = list(weights), logit_shift
         self._weights_float = np.array(weights, dtype=np.float64)
-        self._bands = [
-            [np.array(group.table, np.int32) if group.table is not None else None for group in stage.groups]
+        # At the scale of a network's sums, so that both are rounded alike.
+        self._tables = [
+            [
+                np.array(group.table, np.float32) * (1 << logit_shift) if group.table is not None else None
+                for group in stage.groups
+            ]
             for stage in self.stages
         ]
         self._inputs = {
@@ -149,7 +180,7 @@ class ContextPrior:
         graph = onnx_graph.read(network, "prior.onnx")
         rows = {name: count for inputs in self._inputs.values() for name, count in inputs.items()}
         bounds = exact.prove(graph, rows, "prior.onnx")
-        outputs = {f"{name}.logits" for name in self._inputs}
+        outputs = {f"{name}.sums" for name in self._inputs}
         if set(bounds) != outputs:
             raise BundleError(f"prior.onnx has outputs {sorted(bounds)} where {sorted(outputs)} belong")
 
@@ -171,7 +202,7 @@ class ContextPrior:
             raise BundleError(f"prior.json is not a valid prior: {first_problem(error)}") from error
         if hashlib.sha256(network).hexdigest() != parsed.network_sha256:
             raise BundleError("prior.onnx is not the network that prior.json names")
-        return cls(parsed.stages, parsed.weights, network)
+        return cls(parsed.stages, parsed.weights, parsed.logit_shift, network)
 
     def files(self) -> dict[str, bytes]:
         """The bundle's files of this prior, in their one spelling."""
@@ -180,6 +211,7 @@ class ContextPrior:
             "frequency_bits": 16,
             "network_sha256": hashlib.sha256(self.network).hexdigest(),
             "weights": self._weights,
+            "logit_shift": self._shift,
             "stages": [stage.model_dump(exclude_none=True) for stage in self.stages],
         }
         spelt = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
@@ -208,9 +240,9 @@ class ContextPrior:
         """
         reader = entropy.decoder(coded)
         digits: list[Grid] = []
-        tables: list[NDArray[np.float64]] = []
+        tables: list[Frequencies] = []
 
-        def read(frequencies: NDArray[np.float64]) -> Grid:
+        def read(frequencies: Frequencies) -> Grid:
             decoded = reader.decode(len(frequencies), frequencies)
             digits.append(decoded)
             tables.append(frequencies)
@@ -226,18 +258,18 @@ class ContextPrior:
         """Fewest and most bits that the range coder can take for a grid of this many positions."""
         least = most = 0.0
         for stage in self.stages[:stages_sent]:
-            for size in (stage.high_size, *([1 << stage.low_bits] if stage.low_bits else [])):
+            for size in filter(None, (stage.high_size, stage.low_size)):
                 likely, unlikely = code_bits(FREQUENCY_TOTAL - size + 1, size)[0], code_bits(1, size)[1]
                 least += likely * positions
                 most += unlikely * positions
         return least, most
 
-    def _digits(self, indices: Grid) -> tuple[list[Grid], list[NDArray[np.float64]]]:
+    def _digits(self, indices: Grid) -> tuple[list[Grid], list[Frequencies]]:
         """Every digit in coding order, and the frequencies of each."""
         digits: list[Grid] = []
-        tables: list[NDArray[np.float64]] = []
+        tables: list[Frequencies] = []
 
-        def note(known: Grid, frequencies: NDArray[np.float64]) -> None:
+        def note(known: Grid, frequencies: Frequencies) -> None:
             digits.append(known)
             tables.append(frequencies)
 
@@ -247,94 +279,79 @@ class ContextPrior:
     def _walk(
         self,
         planes: _Planes,
-        read: Callable[[NDArray[np.float64]], Grid] | None,
-        note: Callable[[Grid, NDArray[np.float64]], None] | None,
+        read: Callable[[Frequencies], Grid] | None,
+        note: Callable[[Grid, Frequencies], None] | None,
     ) -> None:
         """Every group in order: `read` its digits and put them into the planes, or `note` those that are there."""
         for s, stage in enumerate(self.stages[: planes.stages]):
-            low = 1 << stage.low_bits
+            bits = stage.low_bits
             for g, group in enumerate(stage.groups):
-                logits = self._logits(planes, s, g)
-                rows = np.arange(len(logits))
-                known = planes.take(s, group) if note else np.zeros(len(logits), np.int32)
-                high = known >> stage.low_bits
-                frequencies = self.frequencies(logits[:, : stage.high_size])
-                if read:
-                    high = read(frequencies)
-                elif note:
+                sums = self._sums(planes, s, g)
+                places = _places(
+                    planes.height, planes.width, group.scale, group.order, stage.high_size, stage.low_size
+                )
+                frequencies = self.frequencies(sums.take(places.high))
+                if note:
+                    indices = planes.take(s, group)
+                    high = indices >> bits
                     note(high, frequencies)
-                if stage.low_bits:
-                    of_high = logits[:, stage.high_size :].reshape(-1, stage.high_size, low)[rows, high]
-                    frequencies = self.frequencies(of_high)
-                    if read:
-                        known = high * np.int32(low) + read(frequencies)
-                    elif note:
-                        note(known & np.int32(low - 1), frequencies)
-                else:
-                    known = high
+                elif read:
+                    high = indices = read(frequencies)
+                if bits:
+                    frequencies = self.frequencies(sums.take(places.low + high * (places.cells << bits)))
+                    if note:
+                        note(indices & ((1 << bits) - 1), frequencies)
+                    elif read:
+                        indices = (high << bits) | read(frequencies)
                 if read:
-                    planes.put(s, group, known)
+                    planes.put(s, group, indices)
 
-    def frequencies(self, logits: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Logits int32 [n, k] → frequencies [n, k]: whole numbers of at least 1, each row's sum 2**16.
+    def frequencies(self, sums: NDArray[np.float32]) -> Frequencies:
+        """A network's sums, whole numbers [k, n] → frequencies [n, k]: whole, at least 1, each row's sum 2**16.
 
-        weight = table[min(largest - logit, 255)]; frequency = 1 + ⌊weight · (2**16 - k) / Σ weights⌋; what is
-        left goes to the largest logit, the first of several. float64 holds every number here exactly but the
-        quotient, and that is below 2**16 with a remainder of at least 2**-24, so its ⌊⌋ is exact too.
+        logit = ⌊sum / 2**shift + 1/2⌋; weight = table[min(largest logit - logit, 255)]; frequency =
+        1 + ⌊weight · (2**16 - k) / Σ weights⌋ but for digit 0, which has what is left. float64 holds every number
+        here exactly but the quotient, and that is below 2**16 and either whole or at least 2**-24 away from a whole
+        number, so its ⌊⌋ is exact too.
         """
-        largest = logits.argmax(axis=1)
-        rows = np.arange(len(logits))
-        below = np.minimum(logits[rows, largest][:, None] - logits, WEIGHTS - 1)
-        weights = self._weights_float[below]
-        spare = float(FREQUENCY_TOTAL - logits.shape[1])
-        shares: NDArray[np.float64] = np.floor(weights * spare / weights.sum(axis=1, keepdims=True))
+        logits = sums.astype(np.int64)
+        logits += 1 << self._shift >> 1
+        logits >>= self._shift
+        below = np.subtract(logits.max(axis=0), logits, out=logits)
+        shares = self._weights_float.take(below, mode="clip")
+        total = shares.sum(axis=0)
+        shares *= FREQUENCY_TOTAL - len(sums)
+        shares /= total
+        np.floor(shares, out=shares)
         shares += 1
-        shares[rows, largest] += FREQUENCY_TOTAL - shares.sum(axis=1)
-        return shares
+        shares[0] = FREQUENCY_TOTAL - shares[1:].sum(axis=0)
+        return np.ascontiguousarray(shares.T)
 
-    def _logits(self, planes: _Planes, s: int, g: int) -> NDArray[np.int32]:
-        """Logits of a group's positions in coding order: int32 [n, logits of the stage]."""
+    def _sums(self, planes: _Planes, s: int, g: int) -> NDArray[np.float32]:
+        """What a group's logits are rounded from: [phases, logits of the stage, rows, columns] of cells."""
         stage, group = self.stages[s], self.stages[s].groups[g]
         bands = planes.bands(group.scale)
-        columns = planes.cells(group.scale)[1]
-        table = self._bands[s][g]
+        expected = (len(group.phases), stage.logits, *planes.cells(group.scale))
+        table = self._tables[s][g]
         if table is not None:
-            field = np.repeat(table[bands][:, None, :], columns, axis=1)
-            parts = [field] * len(group.phases)
-        else:
-            name = pass_name(s, g)
-            feeds: dict[str, NDArray[np.int32]] = {f"{name}.band": bands[None]}
-            known = self._known(s, g)
-            if known:
-                feeds[f"{name}.known"] = np.stack([planes.plane(s, group.scale, p) for p in known])[None]
-            for t in range(s):
-                earlier = [planes.plane(t, group.scale, phase) for phase in PHASES]
-                feeds[f"{name}.earlier{t}"] = np.stack(earlier)[None]
-            field = self._sessions[name].run(feeds)[0]
-            expected = (len(bands), columns, stage.logits * len(group.phases))
-            if field.shape != expected:
-                raise BundleError(f"prior.onnx: {name}.logits is {list(field.shape)}, not {list(expected)}")
-            parts = np.split(field.astype(np.int32), len(group.phases), axis=2)
-        valid = [planes.size(group.scale, phase) for phase in group.phases]
-        return np.concatenate(
-            [part[:h, :w].reshape(-1, stage.logits) for part, (h, w) in zip(parts, valid, strict=True)]
-        )
-
-    def _known(self, s: int, g: int) -> list[tuple[int, int]]:
-        """Phases, at the group's scale, of this stage that are coded before the group, in that order."""
-        groups = self.stages[s].groups
-        scale = groups[g].scale
-        before = [(0, 0)] if scale == 0 and groups[0].scale == 1 else []
-        for group in groups[:g]:
-            if group.scale == scale:
-                before += [(a, b) for a, b in group.phases]
-        return before
+            return np.broadcast_to(table[bands].T[None, :, :, None], expected)
+        name = pass_name(s, g)
+        feeds: dict[str, NDArray[np.int32]] = {f"{name}.band": bands[None]}
+        known = stage.known(g)
+        if known:
+            feeds[f"{name}.known"] = np.stack([planes.plane(s, group.scale, p) for p in known])[None]
+        for t in range(s):
+            feeds[f"{name}.earlier{t}"] = planes.grid(t, group.scale)[None]
+        sums = self._sessions[name].run(feeds)
+        if sums.shape != expected:
+            raise BundleError(f"prior.onnx: {name}.sums is {list(sums.shape)}, not {list(expected)}")
+        return sums
 
     def _network_inputs(self, s: int, g: int) -> dict[str, int]:
         """Inputs of a group's network and how many values each can have."""
         name = pass_name(s, g)
         inputs = {f"{name}.band": BANDS}
-        if self._known(s, g):
+        if self.stages[s].known(g):
             inputs[f"{name}.known"] = self.codebook_sizes[s] + 1
         return inputs | {f"{name}.earlier{t}": self.codebook_sizes[t] + 1 for t in range(s)}
 
@@ -342,10 +359,46 @@ class ContextPrior:
     def _sessions(self) -> Mapping[str, PriorSession]:
         return {
             name: PriorSession(
-                onnx_graph.cut(self.network, f"{name}.logits", "prior.onnx"), name, tuple(inputs)
+                onnx_graph.cut(self.network, f"{name}.sums", "prior.onnx"), name, tuple(inputs)
             )
             for name, inputs in self._inputs.items()
         }
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a group's logits lie in the flat array of its sums."""
+
+    cells: int
+    """Apart lie two logits of one position."""
+    high: NDArray[np.int64]
+    """[high digits, n], positions in coding order."""
+    low: NDArray[np.int64]
+    """[low digits, n] for high digit 0."""
+
+
+@lru_cache(maxsize=64)
+def _places(
+    height: int, width: int, scale: int, phases: tuple[tuple[int, int], ...], high_size: int, low_size: int
+) -> _Places:
+    step = 2 << scale
+    rows, columns = -(-height // step), -(-width // step)
+    logits = high_size * (1 + low_size)
+    parts = []
+    for number, phase in enumerate(phases):
+        inside_rows, inside_columns = _phase_size(height, width, scale, phase)
+        cells = np.arange(inside_rows)[:, None] * columns + np.arange(inside_columns)
+        parts.append((cells + number * logits * rows * columns).ravel())
+    first, cells_apart = np.concatenate(parts), rows * columns
+    high = first + np.arange(high_size)[:, None] * cells_apart
+    low = first + (high_size + np.arange(low_size)[:, None]) * cells_apart
+    return _Places(cells_apart, high, low)
+
+
+def _phase_size(height: int, width: int, scale: int, phase: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of a phase that lie in the grid."""
+    step, half = 2 << scale, 1 << scale
+    return (height - phase[0] * half + step - 1) // step, (width - phase[1] * half + step - 1) // step
 
 
 class _Planes:
@@ -369,10 +422,7 @@ class _Planes:
 
     def size(self, scale: int, phase: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of a phase that lie in the grid."""
-        step, half = 2 << scale, 1 << scale
-        rows = (self.height - phase[0] * half + step - 1) // step
-        columns = (self.width - phase[1] * half + step - 1) // step
-        return rows, columns
+        return _phase_size(self.height, self.width, scale, phase)
 
     def bands(self, scale: int) -> NDArray[np.int32]:
         """Band of each row of cells."""
@@ -385,6 +435,13 @@ class _Planes:
         rows, columns = self.cells(scale)
         plane: Grid = self._padded[stage, phase[0] * half :: step, phase[1] * half :: step][:rows, :columns]
         return plane
+
+    def grid(self, stage: int, scale: int) -> Grid:
+        """The positions of a scale with K outside the grid: int32 [2 · rows, 2 · columns] of cells."""
+        step = 1 << scale
+        rows, columns = self.cells(scale)
+        grid: Grid = self._padded[stage, ::step, ::step][: 2 * rows, : 2 * columns]
+        return grid
 
     def take(self, stage: int, group: Group) -> Grid:
         """A group's indices in coding order: phase by phase, raster order in each."""

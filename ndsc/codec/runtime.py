@@ -123,11 +123,11 @@ class PriorSession(_Session):
 
     def __init__(self, onnx_bytes: bytes, name: str, inputs: tuple[str, ...]) -> None:
         super().__init__(
-            f"prior.onnx ({name})", onnx_bytes, RuntimeOptions("cpu", threads=1), inputs, f"{name}.logits"
+            f"prior.onnx ({name})", onnx_bytes, RuntimeOptions("cpu", threads=1), inputs, f"{name}.sums"
         )
 
     def run(self, feeds: dict[str, NDArray[np.int32]]) -> NDArray[np.float32]:
-        """int32 indices and bands → logits, whole numbers in float32 [B, rows, columns, logits]."""
+        """int32 indices and bands → sums, whole numbers in float32 [phases · B, logits, rows, columns]."""
         return self._run(dict(feeds))
 
 

@@ -2,7 +2,7 @@
 
 `python -m tests.exactness.aarch64 ROOT` makes it and says what is inside: Python 3.11 and what `ndsc.codec`
 imports, at the versions of constraints.txt. Two differ: constriction has no wheel there, and onnxruntime is
-older, because current ones crash under this qemu. It takes root on a Debian machine and about 450 MB.
+older, because current ones crash under this qemu. It takes root's rights on a Debian machine.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def run(
     """
     root = root.resolve()
     if not (root / _MARKER).is_file():
-        raise RootError(f"{root} is not a prepared aarch64 root; run: python -m {__spec__.name} {root}")
+        raise RootError(f"{root} is not a prepared aarch64 root; run: python -m tests.exactness.aarch64 {root}")
     if os.geteuid() != 0:
         raise RootError("making and entering an aarch64 root takes root's rights")
     done = _call(_entering(root, argv, mounts), _INSIDE | dict(env), timeout_s)
@@ -123,7 +123,9 @@ def versions(root: Path) -> dict[str, str]:
     """
     done = run(root, ["python3", "-c", _VERSIONS], mounts={}, timeout_s=300)
     if done.returncode:
-        raise RootError(f"the packages cannot be imported in {root}: {_last_line(done)}")
+        raise RootError(
+            f"the packages cannot be imported there, status {done.returncode}: {_last_line(done)}"
+        )
     found: dict[str, str] = json.loads(done.stdout)
     if found["machine"] != "aarch64":
         raise RootError(f"{root} is a root for {found['machine']}, not for aarch64")
@@ -141,11 +143,13 @@ def _entering(root: Path, argv: Sequence[str], mounts: Mapping[str, Path]) -> li
         f"{{ [ -e {_BINFMT}/register ] || mount -t binfmt_misc binfmt_misc {_BINFMT}; }}",
         f"{{ [ -e {rule} ] || {register} || [ -e {rule} ]; }}",  # the last: another run was quicker
         f"mount -t proc proc {shlex.quote(str(root / 'proc'))}",
+        # Without it onnxruntime cannot count the processors, and aborts on import.
+        f"mount -t sysfs -o ro sysfs {shlex.quote(str(root / 'sys'))}",
     ]
     for inside, outside in mounts.items():
         point = PurePosixPath(inside)
         if not point.is_absolute() or ".." in point.parts or not outside.is_dir():
-            raise RootError(f"cannot mount {outside} at {inside!r}: it takes a folder and an absolute path")
+            raise RootError(f"cannot mount {outside} at {inside!r}: not a folder, or not an absolute path")
         target = shlex.quote(str(root / point.relative_to("/")))
         enter += [f"mkdir -p {target}", f"mount -o bind,ro {shlex.quote(str(outside.resolve()))} {target}"]
     script = [
@@ -183,7 +187,6 @@ def _step(name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Of the errors, or of the output where there are none."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return lines[-1] if lines else f"exit status {done.returncode}, no output"
 
