@@ -108,10 +108,16 @@ def run(
     """
     root = root.resolve()
     if not (root / _MARKER).is_file():
-        raise RootError(f"{root} is not a prepared aarch64 root; run: python -m tests.exactness.aarch64 {root}")
+        raise RootError(
+            f"{root} is not a prepared aarch64 root; run: python -m tests.exactness.aarch64 {root}"
+        )
     if os.geteuid() != 0:
         raise RootError("making and entering an aarch64 root takes root's rights")
-    done = _call(_entering(root, argv, mounts), _INSIDE | dict(env), timeout_s)
+    try:
+        done = _call(_entering(root, argv, mounts), _INSIDE | dict(env), timeout_s)
+    except subprocess.TimeoutExpired as error:
+        error.cmd = list(argv)  # what the caller knows it by
+        raise
     if done.returncode and done.stderr.startswith(_NOT_ENTERED):
         raise RootError(_last_line(done))
     return done
