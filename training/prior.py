@@ -25,9 +25,9 @@ import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ndsc.codec.bundle import Bundle, write_bundle
-from ndsc.codec.context import BANDS, ContextPrior, Group, Stage, pass_name, softmax_weights
+from ndsc.codec.context import ContextPrior, pass_name, softmax_weights
 from ndsc.codec.errors import BundleError, NdscError
+from ndsc.codec.schedule import BANDS, Group, Stage
 from training.config import JsonConfig
 from training.indices import GridBatch, GridSampler, IndexGrids
 from training.prior_graph import Layer, PassWeights, Target, prior_onnx
@@ -278,6 +278,7 @@ class LatentPrior(nn.Module):
             stage = Stage(
                 codebook_size=size,
                 low_bits=bits,
+                order=list(range(size)),
                 groups=[
                     Group(scale=scale, phases=phases, table=blank if (s, g) == (0, 0) else None)
                     for g, (scale, phases) in enumerate(groups)
@@ -340,8 +341,8 @@ class LatentPrior(nn.Module):
         logits: Tensor = network(g, group.scale, phase, known, earlier, bands)
         return logits
 
-    def export(self) -> ContextPrior:
-        """The integer prior. Raises BundleError when it cannot be proved exact or was trained in floats."""
+    def export(self, order: Sequence[Sequence[int]]) -> ContextPrior:
+        """The integer prior of labels made by `order`. Raises BundleError when it cannot be proved exact or was trained in floats."""
         step = 1 << self.config.activation_bits
         stages = []
         for s, stage in enumerate(self.stages):
@@ -352,7 +353,7 @@ class LatentPrior(nn.Module):
                     logits = torch.floor(self.tables[name].detach() * step + 0.5).int().tolist()
                     group = group.model_copy(update={"table": logits})
                 groups.append(group)
-            stages.append(stage.model_copy(update={"groups": groups}))
+            stages.append(stage.model_copy(update={"groups": groups, "order": list(order[s])}))
         passes = {}
         for s, (stage, network) in enumerate(zip(self.stages, self.networks, strict=True)):
             assert isinstance(network, StageNetwork)

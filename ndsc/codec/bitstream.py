@@ -1,7 +1,7 @@
 """The bits: indices ↔ payload, and the `.ndsc` file around one payload.
 
     payload    coded bytes (little-endian uint32 words) | CRC-32C of the indices (uint32 LE)
-    .ndsc      "NDSC" | version u8 = 0 | rate level u8 | width u16 | height u16 | bitstream id (16 bytes)
+    .ndsc      "NDSC" | version u8 = 1 | rate level u8 | width u16 | height u16 | bitstream id (16 bytes)
                | payload length u32 | payload | CRC-32C of every byte before it u32
 
 All numbers are little-endian.
@@ -10,6 +10,7 @@ The payload's CRC covers what the bits mean and not the bits: bitstream id | rat
 | grid width u16 | the sent indices as u16, stage by stage, raster order in each. A range decoder turns any
 bytes into plausible indices, so only a checksum of the result tells. Coded bytes must also be the very ones
 the encoder makes for those indices: the last word has spare bits, and a changed one must not pass.
+`proto/SPEC.md` is the normative text.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from ndsc.codec import entropy
 from ndsc.codec.errors import (
     BitstreamMismatchError,
     FrameFileError,
@@ -35,11 +35,11 @@ from ndsc.codec.errors import (
 )
 from ndsc.codec.files import write_whole
 from ndsc.codec.frames import Geometry, Grid
-from ndsc.codec.prior import StaticPrior
+from ndsc.codec.prior import LatentPrior
 
 BITSTREAM_ID_BYTES: Final = 16
 PAYLOAD_CRC_BYTES: Final = 4
-FRAME_FILE_VERSION: Final = 0
+FRAME_FILE_VERSION: Final = 1
 MAX_FRAME_FILE_BYTES: Final = 1 << 26
 
 _SLACK_BYTES: Final = 8
@@ -75,7 +75,7 @@ class Bitstream:
     bitstream_id: bytes
     """16 bytes, the hash of all the other fields (see `ndsc.codec.bundle`)."""
     geometry: Geometry
-    prior: StaticPrior
+    prior: LatentPrior
     rate_levels: tuple[int, ...]
     """Residual stages sent at each rate level."""
 
@@ -98,9 +98,7 @@ class Bitstream:
 
 def payload_bounds(bitstream: Bitstream, rate_level: int, grid: Grid) -> tuple[int, int]:
     """Fewest and most bytes that a payload (CRC included) of this level and grid can have."""
-    stages = range(bitstream.stages_sent(rate_level))
-    least_bits = sum(bitstream.prior.min_bits(stage) for stage in stages) * grid.positions
-    most_bits = sum(bitstream.prior.max_bits(stage) for stage in stages) * grid.positions
+    least_bits, most_bits = bitstream.prior.bits_of_payload(bitstream.stages_sent(rate_level), grid.positions)
     least = max(4, 4 * math.floor(least_bits / 32) - _SLACK_BYTES)  # every stream ends in at least one word
     most = 4 * math.ceil(most_bits / 32) + _SLACK_BYTES
     return least + PAYLOAD_CRC_BYTES, most + PAYLOAD_CRC_BYTES
@@ -117,8 +115,7 @@ def encode_payload(indices: NDArray[np.int32], rate_level: int, bitstream: Bitst
     for stage, size in zip(indices, bitstream.prior.codebook_sizes, strict=False):
         if int(stage.min()) < 0 or int(stage.max()) >= size:
             raise ValueError(f"indices outside a codebook of {size} vectors")
-    coded = entropy.encode(list(indices), bitstream.prior.frequencies)
-    return coded + _CRC.pack(_indices_crc(indices, rate_level, bitstream))
+    return bitstream.prior.encode(indices) + _CRC.pack(_indices_crc(indices, rate_level, bitstream))
 
 
 def decode_payload(payload: bytes, grid: Grid, rate_level: int, bitstream: Bitstream) -> NDArray[np.int32]:
@@ -134,12 +131,9 @@ def decode_payload(payload: bytes, grid: Grid, rate_level: int, bitstream: Bitst
             f"a payload of {len(payload)} bytes cannot be a grid of {grid.width}x{grid.height} at rate level "
             f"{rate_level} (whole words, {least} to {most} bytes); it is damaged or of another frame size"
         )
-    coded = payload[:-PAYLOAD_CRC_BYTES]
-    tables = bitstream.prior.frequencies
-    decoded = entropy.decode(coded, [grid.positions] * stages, tables)
-    indices = np.stack(decoded).reshape(stages, grid.height, grid.width)
+    indices = bitstream.prior.decode(payload[:-PAYLOAD_CRC_BYTES], stages, grid.height, grid.width)
     (expected,) = _CRC.unpack(payload[-PAYLOAD_CRC_BYTES:])
-    if _indices_crc(indices, rate_level, bitstream) != expected or entropy.encode(decoded, tables) != coded:
+    if _indices_crc(indices, rate_level, bitstream) != expected:
         raise PayloadCorruptError(
             "the payload is damaged: its checksum does not fit; ask for the frame again"
         )
@@ -184,7 +178,7 @@ def from_bytes(data: bytes, name: str = "frame data") -> CompressedFrame:
     if data[:4] != _MAGIC:
         raise FrameFileError(f"{name}: not a .ndsc file")
     if len(data) > 4 and data[4] != FRAME_FILE_VERSION:
-        raise FrameFileError(f"{name}: .ndsc version {data[4]} is not known; this release reads version 0")
+        raise FrameFileError(f"{name}: .ndsc version {data[4]} is not known; this release reads version 1")
     if len(data) < _HEADER.size + _CRC.size:
         raise FrameFileError(f"{name}: truncated after {len(data)} bytes; copy the file again")
     body = data[: -_CRC.size]

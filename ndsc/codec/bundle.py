@@ -1,13 +1,14 @@
 """Bundles: the one thing training hands to everything else, a directory or a zip.
 
     manifest.json   what the bits mean, and the sha256 and size of every other file
-    encoder.onnx    frame → indices           prior.json    the latent prior
-    decoder.onnx    indices, y → frame        golden.json   indices and the payloads they must become
+    encoder.onnx    frame → indices           prior.json    the latent prior's tables and coding order
+    decoder.onnx    indices, y → frame        prior.onnx    its networks, where it has any
+                                              golden.json   indices and the payloads they must become
 
 Two identities: the **bitstream id** hashes the manifest's "bitstream" object, what the bits mean; the
 **bundle id** hashes the whole manifest, and through it every file. Another decoder changes the second and
-not the first. Canonical JSON, which both hash, has sorted keys, no spaces, and is UTF-8. Format version 0
-carries no promise.
+not the first. Canonical JSON, which both hash, has sorted keys, no spaces, and is UTF-8. Format version 1
+is `proto/SPEC.md`; version 0 carried no promise and is not read any more.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from ndsc.codec.bitstream import BITSTREAM_ID_BYTES, Bitstream
+from ndsc.codec.context import ContextPrior
 from ndsc.codec.errors import BundleError, OutputError, first_problem
 from ndsc.codec.frames import Geometry
 from ndsc.codec.golden import Golden, make_golden
-from ndsc.codec.prior import FREQUENCY_TOTAL, MAX_STAGES, StaticPrior
+from ndsc.codec.prior import FREQUENCY_TOTAL, MAX_STAGES, LatentPrior, StaticPrior
 
 BUNDLE_ENVIRONMENT: Final = "NDSC_BUNDLE"
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -46,7 +48,7 @@ class _Strict(BaseModel):
 class BitstreamFacts(_Strict):
     """The manifest's "bitstream" object: what the bits mean."""
 
-    format_version: Literal[0]
+    format_version: Literal[1]
     stride: Annotated[int, Field(ge=1, le=256)]
     codebook_sizes: Annotated[
         list[Annotated[int, Field(ge=2, le=FREQUENCY_TOTAL)]], Field(min_length=1, max_length=MAX_STAGES)
@@ -81,7 +83,7 @@ class FileFacts(_Strict):
 class Manifest(_Strict):
     """The content of `manifest.json`."""
 
-    format_version: Literal[0]
+    format_version: Literal[1]
     name: _PlainName
     bitstream: BitstreamFacts
     files: Annotated[dict[_PlainName, FileFacts], Field(max_length=16)]
@@ -131,7 +133,11 @@ class Bundle:
             if len(files[name]) != listed.bytes or hashlib.sha256(files[name]).hexdigest() != listed.sha256:
                 raise BundleError(f"{path}: {name} is not the file the manifest lists; copy the bundle again")
         facts = manifest.bitstream
-        prior = StaticPrior.from_json(files["prior.json"])
+        prior: LatentPrior
+        if "prior.onnx" in files:
+            prior = ContextPrior.from_files(files["prior.json"], files["prior.onnx"])
+        else:
+            prior = StaticPrior.from_json(files["prior.json"])
         if list(prior.codebook_sizes) != facts.codebook_sizes:
             raise BundleError(
                 f"{path}: prior.json is for codebooks of {list(prior.codebook_sizes)} vectors, "
@@ -195,7 +201,7 @@ class Bundle:
         return self.bitstream.geometry
 
     @property
-    def prior(self) -> StaticPrior:
+    def prior(self) -> LatentPrior:
         """The latent prior."""
         return self.bitstream.prior
 
@@ -278,7 +284,7 @@ def write_bundle(
     name: str,
     encoder_onnx: bytes,
     decoder_onnx: bytes,
-    prior: StaticPrior,
+    prior: LatentPrior,
     geometry: Geometry,
     rate_levels: Sequence[int],
     training: Mapping[str, JsonValue],
@@ -299,26 +305,26 @@ def write_bundle(
         and (not directory.is_dir() or any(directory.iterdir()))
     ):
         raise BundleError(f"{directory} exists and is not a bundle; choose another place or empty it")
-    prior_json = prior.to_json()
     try:
+        prior_files = prior.files()
         facts = BitstreamFacts(
-            format_version=0,
+            format_version=1,
             stride=geometry.stride,
             codebook_sizes=list(prior.codebook_sizes),
             rate_levels=list(rate_levels),
             max_side=geometry.max_side,
             max_pixels=geometry.max_pixels,
-            prior_sha256=hashlib.sha256(prior_json).hexdigest(),
+            prior_sha256=hashlib.sha256(prior_files["prior.json"]).hexdigest(),
         )
         golden = make_golden(Bitstream(facts.bitstream_id, geometry, prior, tuple(rate_levels)))
         files = {
             "encoder.onnx": encoder_onnx,
             "decoder.onnx": decoder_onnx,
-            "prior.json": prior_json,
+            **prior_files,
             "golden.json": golden.to_json(),
         }
         manifest = Manifest(
-            format_version=0,
+            format_version=1,
             name=name,
             bitstream=facts,
             opset=opset,

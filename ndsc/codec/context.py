@@ -13,109 +13,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, Final, Literal, Self
+from functools import cached_property
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ndsc.codec import entropy, exact, onnx_graph
 from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
-from ndsc.codec.prior import FREQUENCY_TOTAL, MAX_STAGES, code_bits
+from ndsc.codec.prior import FREQUENCY_BITS, FREQUENCY_TOTAL, MAX_STAGES, code_bits
 from ndsc.codec.runtime import PriorSession
+from ndsc.codec.schedule import BANDS, Grid, Planes, Stage, StrictModel, places
 
-BANDS: Final = 8
-"""Bands of rows: what lies at the top of a frame is not what lies at its bottom."""
 MAX_PASSES: Final = 8
-MAX_CODEBOOK: Final = 1 << 12
 WEIGHTS: Final = 256
 """Entries of the table that stands for exp(-x); a logit further below the largest counts as the last."""
-PHASES: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Row and column parity."""
 
-_LOGIT_LIMIT: Final = 1 << 12
-_Parity = Annotated[int, Field(ge=0, le=1)]
-_Logit = Annotated[int, Field(ge=-_LOGIT_LIMIT, le=_LOGIT_LIMIT)]
-
-Grid = NDArray[np.int32]
 Frequencies = NDArray[np.float64]
 """Whole numbers of at least 1, [n, k], each row's sum 2**16."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Group(_Strict):
-    """Positions that are coded together."""
-
-    scale: Annotated[int, Field(ge=0, le=1)]
-    """1: phases of every second row and column of the grid; 0: phases of the grid."""
-    phases: Annotated[list[Annotated[list[_Parity], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=4)]
-    table: Annotated[list[list[_Logit]], Field(min_length=BANDS, max_length=BANDS)] | None = None
-    """Logits for each band, for a group that no network predicts."""
-
-    @property
-    def order(self) -> tuple[tuple[int, int], ...]:
-        """The phases, in coding order."""
-        return tuple((a, b) for a, b in self.phases)
-
-
-class Stage(_Strict):
-    """How the indices of one residual stage are coded."""
-
-    codebook_size: Annotated[int, Field(ge=2, le=MAX_CODEBOOK)]
-    low_bits: Annotated[int, Field(ge=0, le=8)]
-    """Bits of an index's low digit; 0 codes the index as one digit."""
-    groups: Annotated[list[Group], Field(min_length=1, max_length=16)]
-
-    @model_validator(mode="after")
-    def _every_position_once(self) -> Self:
-        low = 1 << self.low_bits
-        if self.high_size < 2 or self.high_size > 256 or self.high_size * low != self.codebook_size:
-            raise ValueError("low_bits does not split the codebook into digits of 2 to 256 values")
-        whole: list[tuple[int, ...]] = []
-        quarter: list[tuple[int, ...]] = []
-        for group in self.groups:
-            phases = group.order
-            if group.scale == 1 and whole:
-                raise ValueError("groups of scale 1 come before those of scale 0")
-            (quarter if group.scale == 1 else whole).extend(phases)
-            if group.table is not None and any(len(row) != self.logits for row in group.table):
-                raise ValueError(f"a table row holds {self.logits} logits")
-        expected = PHASES[1:] if quarter else PHASES
-        if sorted(whole) != sorted(expected) or sorted(quarter) != sorted(PHASES if quarter else ()):
-            raise ValueError("the groups do not hold every position exactly once")
-        return self
-
-    @property
-    def high_size(self) -> int:
-        """Values of the high digit."""
-        return self.codebook_size >> self.low_bits
-
-    def known(self, group: int) -> list[tuple[int, int]]:
-        """Phases, at the group's scale, of this stage that are coded before the group, in that order."""
-        scale = self.groups[group].scale
-        before = [(0, 0)] if scale == 0 and self.groups[0].scale == 1 else []
-        for earlier in self.groups[:group]:
-            if earlier.scale == scale:
-                before += earlier.order
-        return before
-
-    @property
-    def low_size(self) -> int:
-        """Values of the low digit; 0 when there is none."""
-        return 1 << self.low_bits if self.low_bits else 0
-
-    @property
-    def logits(self) -> int:
-        """Logits of one position: the high digit's, then the low digit's for each value of the high one."""
-        return self.high_size * (1 + self.low_size)
-
-
-class _PriorFile(_Strict):
+class _PriorFile(StrictModel):
     kind: Literal["context"]
     frequency_bits: Literal[16]
     network_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -161,6 +80,8 @@ class ContextPrior:
     ) -> None:
         self.stages = tuple(stages)
         self.network = network
+        self._indices = [np.array(stage.order, np.int32) for stage in self.stages]
+        self._labels = [np.argsort(order).astype(np.int32) for order in self._indices]
         self._weights, self._shift = list(weights), logit_shift
         self._weights_float = np.array(weights, dtype=np.float64)
         # At the scale of a network's sums, so that both are rounded alike.
@@ -230,7 +151,7 @@ class ContextPrior:
         total = 0.0
         for digits, table in zip(*self._digits(indices), strict=True):
             frequencies = np.take_along_axis(table, digits[:, None].astype(np.int64), 1)
-            total += 16 * digits.size - float(np.log2(frequencies).sum())
+            total += FREQUENCY_BITS * digits.size - float(np.log2(frequencies).sum())
         return total
 
     def decode(self, coded: bytes, stages_sent: int, height: int, width: int) -> Grid:
@@ -243,16 +164,26 @@ class ContextPrior:
         tables: list[Frequencies] = []
 
         def read(frequencies: Frequencies) -> Grid:
-            decoded = reader.decode(len(frequencies), frequencies)
-            digits.append(decoded)
+            digits.append(reader.decode(len(frequencies), frequencies))
             tables.append(frequencies)
-            return decoded
+            return digits[-1]
 
-        indices = np.zeros((stages_sent, height, width), np.int32)
-        self._walk(_Planes(indices, self.codebook_sizes, known=False), read, None)
+        indices = self._fill(stages_sent, height, width, read)
         if entropy.encode(digits, tables) != coded:
-            raise PayloadCorruptError("the coded bytes are not those of a sound encoder; ask for the frame again")
+            raise PayloadCorruptError(
+                "the coded bytes are not those of a sound encoder; ask for the frame again"
+            )
         return indices
+
+    def sample(self, rng: np.random.Generator, stages_sent: int, height: int, width: int) -> Grid:
+        """Indices int32 [stages sent, height, width] drawn from this prior, in integer arithmetic."""
+
+        def draw(frequencies: Frequencies) -> Grid:
+            points = rng.integers(FREQUENCY_TOTAL, size=(len(frequencies), 1))
+            digits: Grid = (np.cumsum(frequencies, axis=1) <= points).sum(axis=1, dtype=np.int32)
+            return digits
+
+        return self._fill(stages_sent, height, width, draw)
 
     def bits_of_payload(self, stages_sent: int, positions: int) -> tuple[float, float]:
         """Fewest and most bits that the range coder can take for a grid of this many positions."""
@@ -273,12 +204,21 @@ class ContextPrior:
             digits.append(known)
             tables.append(frequencies)
 
-        self._walk(_Planes(indices, self.codebook_sizes, known=True), None, note)
+        labels = np.stack([label[grid] for label, grid in zip(self._labels, indices, strict=False)])
+        self._walk(Planes(labels, self.codebook_sizes, known=True), None, note)
         return digits, tables
+
+    def _fill(
+        self, stages_sent: int, height: int, width: int, read: Callable[[Frequencies], Grid]
+    ) -> Grid:
+        """Indices whose digits come from `read`."""
+        labels = np.zeros((stages_sent, height, width), np.int32)
+        self._walk(Planes(labels, self.codebook_sizes, known=False), read, None)
+        return np.stack([order[grid] for order, grid in zip(self._indices, labels, strict=False)])
 
     def _walk(
         self,
-        planes: _Planes,
+        planes: Planes,
         read: Callable[[Frequencies], Grid] | None,
         note: Callable[[Grid, Frequencies], None] | None,
     ) -> None:
@@ -287,10 +227,10 @@ class ContextPrior:
             bits = stage.low_bits
             for g, group in enumerate(stage.groups):
                 sums = self._sums(planes, s, g)
-                places = _places(
+                place = places(
                     planes.height, planes.width, group.scale, group.order, stage.high_size, stage.low_size
                 )
-                frequencies = self.frequencies(sums.take(places.high))
+                frequencies = self.frequencies(sums.take(place.high))
                 if note:
                     indices = planes.take(s, group)
                     high = indices >> bits
@@ -298,7 +238,7 @@ class ContextPrior:
                 elif read:
                     high = indices = read(frequencies)
                 if bits:
-                    frequencies = self.frequencies(sums.take(places.low + high * (places.cells << bits)))
+                    frequencies = self.frequencies(sums.take(place.low + high * (place.cells << bits)))
                     if note:
                         note(indices & ((1 << bits) - 1), frequencies)
                     elif read:
@@ -327,7 +267,7 @@ class ContextPrior:
         shares[0] = FREQUENCY_TOTAL - shares[1:].sum(axis=0)
         return np.ascontiguousarray(shares.T)
 
-    def _sums(self, planes: _Planes, s: int, g: int) -> NDArray[np.float32]:
+    def _sums(self, planes: Planes, s: int, g: int) -> NDArray[np.float32]:
         """What a group's logits are rounded from: [phases, logits of the stage, rows, columns] of cells."""
         stage, group = self.stages[s], self.stages[s].groups[g]
         bands = planes.bands(group.scale)
@@ -363,101 +303,3 @@ class ContextPrior:
             )
             for name, inputs in self._inputs.items()
         }
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Where a group's logits lie in the flat array of its sums."""
-
-    cells: int
-    """Apart lie two logits of one position."""
-    high: NDArray[np.int64]
-    """[high digits, n], positions in coding order."""
-    low: NDArray[np.int64]
-    """[low digits, n] for high digit 0."""
-
-
-@lru_cache(maxsize=64)
-def _places(
-    height: int, width: int, scale: int, phases: tuple[tuple[int, int], ...], high_size: int, low_size: int
-) -> _Places:
-    step = 2 << scale
-    rows, columns = -(-height // step), -(-width // step)
-    logits = high_size * (1 + low_size)
-    parts = []
-    for number, phase in enumerate(phases):
-        inside_rows, inside_columns = _phase_size(height, width, scale, phase)
-        cells = np.arange(inside_rows)[:, None] * columns + np.arange(inside_columns)
-        parts.append((cells + number * logits * rows * columns).ravel())
-    first, cells_apart = np.concatenate(parts), rows * columns
-    high = first + np.arange(high_size)[:, None] * cells_apart
-    low = first + (high_size + np.arange(low_size)[:, None]) * cells_apart
-    return _Places(cells_apart, high, low)
-
-
-def _phase_size(height: int, width: int, scale: int, phase: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of a phase that lie in the grid."""
-    step, half = 2 << scale, 1 << scale
-    return (height - phase[0] * half + step - 1) // step, (width - phase[1] * half + step - 1) // step
-
-
-class _Planes:
-    """The grid of each stage, taken apart into phases; what lies outside the grid has the index K."""
-
-    def __init__(self, indices: Grid, codebook_sizes: Sequence[int], *, known: bool) -> None:
-        self.stages, self.height, self.width = indices.shape
-        self._indices = indices
-        # Padded to whole cells of the coarse scale, so that each phase is a strided view.
-        padded = (-(-self.height // 4) * 4, -(-self.width // 4) * 4)
-        self._padded = np.empty((self.stages, *padded), np.int32)
-        for stage, (grid, size) in enumerate(zip(indices, codebook_sizes, strict=False)):
-            self._padded[stage] = size
-            if known:
-                self._padded[stage, : self.height, : self.width] = grid
-
-    def cells(self, scale: int) -> tuple[int, int]:
-        """Rows and columns of cells, each of one position of every phase."""
-        step = 2 << scale
-        return -(-self.height // step), -(-self.width // step)
-
-    def size(self, scale: int, phase: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of a phase that lie in the grid."""
-        return _phase_size(self.height, self.width, scale, phase)
-
-    def bands(self, scale: int) -> NDArray[np.int32]:
-        """Band of each row of cells."""
-        rows = self.cells(scale)[0]
-        return (np.arange(rows, dtype=np.int32) * BANDS) // rows
-
-    def plane(self, stage: int, scale: int, phase: Sequence[int]) -> Grid:
-        """A phase with K outside the grid: int32 [rows, columns] of cells."""
-        step, half = 2 << scale, 1 << scale
-        rows, columns = self.cells(scale)
-        plane: Grid = self._padded[stage, phase[0] * half :: step, phase[1] * half :: step][:rows, :columns]
-        return plane
-
-    def grid(self, stage: int, scale: int) -> Grid:
-        """The positions of a scale with K outside the grid: int32 [2 · rows, 2 · columns] of cells."""
-        step = 1 << scale
-        rows, columns = self.cells(scale)
-        grid: Grid = self._padded[stage, ::step, ::step][: 2 * rows, : 2 * columns]
-        return grid
-
-    def take(self, stage: int, group: Group) -> Grid:
-        """A group's indices in coding order: phase by phase, raster order in each."""
-        return np.concatenate([self._view(stage, group.scale, phase).ravel() for phase in group.phases])
-
-    def put(self, stage: int, group: Group, indices: Grid) -> None:
-        """Set a group's indices, in the planes and in the grid they came from."""
-        start = 0
-        step, half = 2 << group.scale, 1 << group.scale
-        for phase in group.phases:
-            rows, columns = self.size(group.scale, phase)
-            values = indices[start : start + rows * columns].reshape(rows, columns)
-            start += rows * columns
-            self.plane(stage, group.scale, phase)[:rows, :columns] = values
-            self._indices[stage, phase[0] * half :: step, phase[1] * half :: step] = values
-
-    def _view(self, stage: int, scale: int, phase: Sequence[int]) -> Grid:
-        rows, columns = self.size(scale, phase)
-        return self.plane(stage, scale, phase)[:rows, :columns]

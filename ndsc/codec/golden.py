@@ -1,6 +1,7 @@
-"""Golden vectors: indices and the exact payload they must become, carried in every bundle.
+"""Golden vectors: indices and the exact payload they must become, and damaged payloads with the error that each
+must give. Carried in every bundle.
 
-A process that loads a bundle codes them once before it serves: another version of the entropy coder, or a
+A process that loads a bundle walks them once before it serves: another version of the entropy coder, or a
 machine that computes differently, then shows as an error and not as wrong pictures.
 """
 
@@ -8,18 +9,31 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ndsc.codec.bitstream import Bitstream, decode_payload, encode_payload
-from ndsc.codec.errors import BundleError, NdscError, first_problem
+from ndsc.codec.bitstream import (
+    PAYLOAD_CRC_BYTES,
+    Bitstream,
+    decode_payload,
+    encode_payload,
+    payload_bounds,
+)
+from ndsc.codec.errors import (
+    BundleError,
+    NdscError,
+    PayloadCorruptError,
+    PayloadSizeError,
+    first_problem,
+)
 from ndsc.codec.frames import Grid
-from ndsc.codec.prior import FREQUENCY_TOTAL
 
-_GRIDS: Final = (Grid(1, 1), Grid(1, 7), Grid(3, 5), Grid(16, 32))
+_GRIDS: Final = (Grid(1, 1), Grid(1, 7), Grid(3, 5), Grid(16, 32), Grid(47, 156))
+_UNIFORM_GRID: Final = Grid(16, 32)
+_DAMAGED_GRID: Final = Grid(3, 5)
 
 _Side = Annotated[int, Field(ge=1, le=1024)]
 
@@ -38,12 +52,26 @@ class GoldenVector(BaseModel):
     """Hexadecimal."""
 
 
+class DamagedVector(BaseModel):
+    """A payload that must be refused, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    damage: Annotated[str, Field(max_length=100)]
+    """For people."""
+    rate_level: Annotated[int, Field(ge=0, le=255)]
+    grid: Annotated[list[_Side], Field(min_length=2, max_length=2)]
+    payload: str
+    error: Literal["PayloadSizeError", "PayloadCorruptError"]
+
+
 class Golden(BaseModel):
     """The content of `golden.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     entries: Annotated[list[GoldenVector], Field(min_length=1, max_length=4096)]
+    damaged: Annotated[list[DamagedVector], Field(min_length=1, max_length=4096)]
 
     @classmethod
     def from_json(cls, data: bytes) -> Golden:
@@ -68,36 +96,91 @@ class Golden(BaseModel):
                 ) from error
             if not same:
                 raise BundleError(
-                    f"golden vector {number} of this bundle does not come out here; bits made here would not "
-                    "be readable elsewhere; check the version of constriction (0.5.0) and the bundle"
+                    f"golden vector {number} of this bundle does not come out here: bits made here would not "
+                    "be readable elsewhere; check the versions of constriction and onnxruntime, and the bundle"
+                )
+        for number, vector in enumerate(self.damaged):
+            try:
+                outcome = _refusal(vector.payload, vector.rate_level, Grid(*vector.grid), bitstream)
+            except (NdscError, ValueError) as error:
+                raise BundleError(
+                    f"damaged golden vector {number} of this bundle cannot be read: {error}"
+                ) from error
+            if outcome != vector.error:
+                raise BundleError(
+                    f"damaged golden vector {number} of this bundle gives {outcome or 'indices'} here where it "
+                    f"must give {vector.error}"
                 )
 
 
 def make_golden(bitstream: Bitstream) -> Golden:
-    """Vectors for each rate level: four grids with indices drawn from the prior, one with uniform ones.
+    """Vectors for each rate level: five grids with indices drawn from the prior, one with uniform ones, and
+    every kind of damage.
 
     Deterministic (PCG64, seed 0) for a given numpy release; the indices are stored, so a reader draws
     nothing.
     """
     rng = np.random.Generator(np.random.PCG64(0))
-    entries = []
+    entries, damaged = [], []
     for level in range(len(bitstream.rate_levels)):
-        tables = bitstream.prior.frequencies[: bitstream.stages_sent(level)]
-        drawn = [np.stack([_draw(rng, table, grid) for table in tables]) for grid in _GRIDS]
-        last = _GRIDS[-1]
+        stages, prior = bitstream.stages_sent(level), bitstream.prior
+        drawn = [prior.sample(rng, stages, grid.height, grid.width) for grid in _GRIDS]
+        shape = (_UNIFORM_GRID.height, _UNIFORM_GRID.width)
         drawn.append(
-            np.stack(
-                [rng.integers(table.size, size=(last.height, last.width), dtype=np.int32) for table in tables]
-            )
+            np.stack([rng.integers(k, size=shape, dtype=np.int32) for k in prior.codebook_sizes[:stages]])
         )
         entries += [_vector(indices, level, bitstream) for indices in drawn]
-    return Golden(entries=entries)
+        damaged += _damaged(drawn[_GRIDS.index(_DAMAGED_GRID)], level, bitstream)
+    return Golden(entries=entries, damaged=damaged)
 
 
-def _draw(rng: np.random.Generator, table: NDArray[np.uint32], grid: Grid) -> NDArray[np.int32]:
-    """Indices [h, w] with the table's frequencies, in integer arithmetic."""
-    points = rng.integers(FREQUENCY_TOTAL, size=(grid.height, grid.width))
-    return np.searchsorted(np.cumsum(table, dtype=np.int64), points, side="right").astype(np.int32)
+def _damaged(indices: NDArray[np.int32], level: int, bitstream: Bitstream) -> list[DamagedVector]:
+    """A payload of these indices, damaged in every way that has its own rule."""
+    sound = encode_payload(indices, level, bitstream)
+    coded, crc = sound[:-PAYLOAD_CRC_BYTES], sound[-PAYLOAD_CRC_BYTES:]
+
+    def flipped(data: bytes, bit: int) -> bytes:
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        return bytes(changed)
+
+    longest = payload_bounds(bitstream, level, _DAMAGED_GRID)[1]
+    payloads = {
+        "nothing": b"",
+        "the checksum alone": crc,
+        "one byte short": sound[:-1],
+        "one byte more": sound + b"\0",
+        "longer than any": coded + bytes(longest - len(sound) + 4) + crc,
+        "its last coded word missing": coded[:-4] + crc,
+        "a coded word of zeros more": coded + bytes(4) + crc,
+        "the highest bit of the first coded word": flipped(coded, 31) + crc,
+        "the lowest bit of the last coded word, which no index hangs on": flipped(coded, 8 * len(coded) - 32)
+        + crc,
+        "a bit of the checksum": coded + flipped(crc, 0),
+        "ones, which lie outside every index's interval": b"\xff" * len(coded) + crc,
+    }
+    vectors = []
+    for damage, payload in payloads.items():
+        error = _refusal(payload.hex(), level, _DAMAGED_GRID, bitstream)
+        if error is None:
+            raise ValueError(f"a payload with this damage is read: {damage}")
+        grid = [_DAMAGED_GRID.height, _DAMAGED_GRID.width]
+        vectors.append(
+            DamagedVector(damage=damage, rate_level=level, grid=grid, payload=payload.hex(), error=error)
+        )
+    return vectors
+
+
+def _refusal(
+    payload: str, level: int, grid: Grid, bitstream: Bitstream
+) -> Literal["PayloadSizeError", "PayloadCorruptError"] | None:
+    try:
+        decode_payload(bytes.fromhex(payload), grid, level, bitstream)
+    except PayloadSizeError:
+        return "PayloadSizeError"
+    except PayloadCorruptError:
+        return "PayloadCorruptError"
+    return None
 
 
 def _vector(indices: NDArray[np.int32], level: int, bitstream: Bitstream) -> GoldenVector:

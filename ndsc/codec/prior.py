@@ -1,7 +1,7 @@
 """The latent prior: how likely each index is, in integers, so that any machine computes the same bits.
 
-Format version 0 has one kind, a static table for each residual stage. Frequencies are integers of at least
-1 that add up to 2**16; no floating-point result ever reaches the entropy coder.
+Two kinds: a static table for each residual stage, here, and the context prior (`ndsc.codec.context`). Frequencies
+are integers of at least 1 that add up to 2**16; no floating-point result ever reaches the entropy coder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,40 @@ MAX_STAGES: Final = 16
 
 _CODER_BITS: Final = 24
 """The range coder's own resolution: constriction's default precision."""
+
+
+class LatentPrior(Protocol):
+    """What the bitstream needs of a prior. Safe to use from several threads."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codebook size of each stage."""
+
+    def encode(self, indices: NDArray[np.int32]) -> bytes:
+        """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
+
+    def decode(self, coded: bytes, stages_sent: int, height: int, width: int) -> NDArray[np.int32]:
+        """Coded bytes → indices int32 [stages sent, height, width].
+
+        Raises PayloadCorruptError where the bytes are not the very ones that `encode` makes of the indices.
+        """
+
+    def ideal_bits(self, indices: NDArray[np.int32]) -> float:
+        """Information in indices [stages sent, h, w] under this prior: -Σ log2(frequency / 2**16)."""
+
+    def sample(
+        self, rng: np.random.Generator, stages_sent: int, height: int, width: int
+    ) -> NDArray[np.int32]:
+        """Indices int32 [stages sent, height, width] drawn from this prior, in integer arithmetic."""
+
+    def bits_of_payload(self, stages_sent: int, positions: int) -> tuple[float, float]:
+        """Fewest and most bits that the range coder can take for a grid of this many positions."""
+
+    def passes(self, stages_sent: int) -> int:
+        """Network passes for one frame of this many stages."""
+
+    def files(self) -> dict[str, bytes]:
+        """The bundle's files of this prior, in their one spelling."""
 
 
 class _PriorFile(BaseModel):
@@ -114,6 +148,16 @@ class StaticPrior:
                 "the coded bytes are not those of a sound encoder; ask for the frame again"
             )
         return np.stack(stages).reshape(stages_sent, height, width)
+
+    def sample(
+        self, rng: np.random.Generator, stages_sent: int, height: int, width: int
+    ) -> NDArray[np.int32]:
+        """Indices int32 [stages sent, height, width] drawn from this prior, in integer arithmetic."""
+        stages = []
+        for table in self.frequencies[:stages_sent]:
+            points = rng.integers(FREQUENCY_TOTAL, size=(height, width))
+            stages.append(np.searchsorted(np.cumsum(table, dtype=np.int64), points, side="right"))
+        return np.stack(stages).astype(np.int32)
 
     def bits_of_payload(self, stages_sent: int, positions: int) -> tuple[float, float]:
         """Fewest and most bits that the range coder can take for a grid of this many positions."""
