@@ -42,8 +42,12 @@ def attach(bundle: Bundle, directory: Path, output: Path) -> Bundle:
 
 def main(
     bundle: Annotated[Path, typer.Argument(help="The bundle whose encoder and decoder are kept.")],
-    directory: Annotated[Path, typer.Argument(help="Output of training.prior, trained on this bundle's indices.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to write; may be the same.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Output of training.prior, trained on this bundle's indices.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Bundle directory to write; may be the same.")
+    ],
 ) -> None:
     """Write a bundle with another latent prior."""
     attached = attach(Bundle.load(bundle), directory, output)

@@ -138,7 +138,9 @@ def whole_view(frame: Frame, scale: float, rng: np.random.Generator) -> Frame:
     """The whole frame at `scale`, less up to 7 px at the top and left."""
     height, width = frame.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    scaled = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) if scale < 1 else frame
+    scaled = (
+        np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) if scale < 1 else frame
+    )
     top, left = rng.integers(min(_SHIFT_PX, size[1])), rng.integers(min(_SHIFT_PX, size[0]))
     return scaled[top:, left:]
 
@@ -159,7 +161,8 @@ def views(frame: Frame, protocol_views: int, rng: np.random.Generator) -> Iterat
 def encode(session: EncoderSession, frame: Frame, stride: int) -> npt.NDArray[np.uint16]:
     """Indices of one frame, every stage: uint16 [S, h, w]."""
     tensor = to_float(pad(np.ascontiguousarray(frame), stride))[None]
-    return session.run(tensor)[0].astype(np.uint16)
+    indices: npt.NDArray[np.uint16] = session.run(tensor)[0].astype(np.uint16)
+    return indices
 
 
 def collect(
@@ -177,9 +180,13 @@ def collect(
 def main(
     bundle: Annotated[Path, typer.Argument(help="The bundle whose indices are wanted.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
-    pairs: Annotated[list[Path] | None, typer.Option(help="Directories of pairs, each with left/ and right/.")] = None,
+    pairs: Annotated[
+        list[Path] | None, typer.Option(help="Directories of pairs, each with left/ and right/.")
+    ] = None,
     synthetic: Annotated[int, typer.Option(help="Synthetic drives to add, one pair of views each.")] = 0,
-    protocol_views: Annotated[int, typer.Option(help="Views like the kitti128 protocol for each frame.")] = 40,
+    protocol_views: Annotated[
+        int, typer.Option(help="Views like the kitti128 protocol for each frame.")
+    ] = 40,
     seed: Annotated[int, typer.Option(help="Of the views.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes one for each core.")] = 0,
 ) -> None:
@@ -190,9 +197,7 @@ def main(
     if not loaded:
         sys.exit("error: no frames; name directories with --pairs, or ask for --synthetic drives")
     frames = [view for pair in loaded for view in (pair.left, pair.right)]
-    grids = collect(
-        Bundle.load(bundle), frames, protocol_views=protocol_views, seed=seed, threads=threads
-    )
+    grids = collect(Bundle.load(bundle), frames, protocol_views=protocol_views, seed=seed, threads=threads)
     grids.save(output)
     positions = sum(grid[0].size for grid in grids.grids)
     print(f"{output}: {len(grids.grids)} grids, {positions} positions")

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -106,7 +106,9 @@ class _Rounding(nn.Module):
 
     def sums(self, x: Tensor) -> Tensor:
         """Biases, at the scale of a sum of products."""
-        return _rounded(x, self.config.weight_bits + self.config.activation_bits) if self.config.quantize else x
+        return (
+            _rounded(x, self.config.weight_bits + self.config.activation_bits) if self.config.quantize else x
+        )
 
     def embeddings(self, x: Tensor) -> Tensor:
         if not self.config.quantize:
@@ -118,7 +120,9 @@ class _Rounding(nn.Module):
         return _rounded(x, self.config.activation_bits) if self.config.quantize else x
 
     def activation(self, x: Tensor) -> Tensor:
-        return x.clamp(0, 255 / (1 << self.config.activation_bits)) if self.config.quantize else x.clamp(min=0)
+        return (
+            x.clamp(0, 255 / (1 << self.config.activation_bits)) if self.config.quantize else x.clamp(min=0)
+        )
 
 
 class _Convolution(nn.Module):
@@ -148,6 +152,18 @@ def _integers(x: Tensor, fraction_bits: int) -> npt.NDArray[np.float32]:
     return scaled.numpy().astype(np.float32)
 
 
+class _Block(nn.Module):
+    def __init__(self, rounding: _Rounding, channels: int) -> None:
+        super().__init__()
+        self.rounding = rounding
+        self.inner = _Convolution(rounding, channels, channels, 1)
+        self.outer = _Convolution(rounding, channels, channels, 1, gain=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.rounding.activation(self.rounding.to_steps(self.inner(x)))
+        return self.rounding.activation(x + self.rounding.to_steps(self.outer(branch)))
+
+
 class StageNetwork(nn.Module):
     """The networks of one stage's passes, which share most of their weights.
 
@@ -166,7 +182,10 @@ class StageNetwork(nn.Module):
         )
         scales = sorted({group.scale for group in groups})
         self.around = nn.ParameterDict(
-            {str(scale): torch.randn(channels, embedding, 7, 7) / math.sqrt(embedding * 27) for scale in scales}
+            {
+                str(scale): torch.randn(channels, embedding, 7, 7) / math.sqrt(embedding * 27)
+                for scale in scales
+            }
         )
         self.before = nn.Parameter(torch.randn(channels, embedding, 5, 5) / math.sqrt(embedding * 25))
         self.band = nn.ParameterDict(
@@ -176,10 +195,7 @@ class StageNetwork(nn.Module):
                 for a, b in group.order
             }
         )
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(_Convolution(self.rounding, channels, channels, 1, gain) for gain in (1.0, 0.3))
-            for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(_Block(self.rounding, channels) for _ in range(config.blocks))
         self.head = _Convolution(self.rounding, channels, logits, 1)
 
     def _around(self, scale: int, target: tuple[int, int], known: Sequence[tuple[int, int]]) -> Tensor:
@@ -194,8 +210,13 @@ class StageNetwork(nn.Module):
         return torch.cat(parts, dim=1)
 
     def forward(
-        self, group: int, scale: int, target: tuple[int, int], known: dict[tuple[int, int], Tensor],
-        earlier: Sequence[Tensor], bands: Tensor,
+        self,
+        group: int,
+        scale: int,
+        target: tuple[int, int],
+        known: dict[tuple[int, int], Tensor],
+        earlier: Sequence[Tensor],
+        bands: Tensor,
     ) -> Tensor:
         """Logits [B, L, rows, columns] of one phase.
 
@@ -203,10 +224,14 @@ class StageNetwork(nn.Module):
         the stages before, `bands` [B, rows].
         """
         rounding = self.rounding
-        x = F.embedding(bands, rounding.sums(self.band[f"{group}_{target[0]}{target[1]}"])).permute(0, 2, 1)[..., None]
+        x = F.embedding(bands, rounding.sums(self.band[f"{group}_{target[0]}{target[1]}"])).permute(0, 2, 1)[
+            ..., None
+        ]
         if known:
             table = rounding.embeddings(self.own)
-            planes = torch.cat([F.embedding(plane, table) for plane in known.values()], dim=-1).permute(0, 3, 1, 2)
+            planes = torch.cat([F.embedding(plane, table) for plane in known.values()], dim=-1).permute(
+                0, 3, 1, 2
+            )
             x = x + F.conv2d(planes, rounding.weights(self._around(scale, target, list(known))), padding=1)
         if earlier:
             tables = [rounding.embeddings(table) for table in self.earlier]
@@ -215,9 +240,8 @@ class StageNetwork(nn.Module):
             padded = F.pad(together.permute(0, 3, 1, 2), pads)
             x = x + F.conv2d(padded, rounding.weights(self.before), stride=2)
         x = rounding.activation(rounding.to_steps(x))
-        for inner, outer in self.blocks:
-            branch = rounding.activation(rounding.to_steps(inner(x)))
-            x = rounding.activation(x + rounding.to_steps(outer(branch)))
+        for block in self.blocks:
+            x = block(x)
         return rounding.to_steps(self.head(x))  # the codec rounds, for the digits that it needs
 
     def integer_weights(self, g: int, group: Group, known: Sequence[tuple[int, int]]) -> PassWeights:
@@ -236,24 +260,27 @@ class StageNetwork(nn.Module):
             targets.append(
                 Target(
                     phase=phase,
-                    around=None if around is None else _integers(rounding.weights(around), config.weight_bits),
+                    around=None
+                    if around is None
+                    else _integers(rounding.weights(around), config.weight_bits),
                     band=_integers(rounding.sums(band), config.weight_bits + config.activation_bits),
                 )
             )
-        layers = [m.layer() for block in self.blocks for m in block]  # type: ignore[union-attr]
         return PassWeights(
             own=table(self.own) if known else None,
             earlier=[table(parameter) for parameter in self.earlier],
-            before=_integers(rounding.weights(self.before), config.weight_bits) if len(self.earlier) else None,
+            before=_integers(rounding.weights(self.before), config.weight_bits)
+            if len(self.earlier)
+            else None,
             targets=targets,
-            blocks=[(layers[i], layers[i + 1]) for i in range(0, len(layers), 2)],
+            blocks=[(b.inner.layer(), b.outer.layer()) for b in self.blocks if isinstance(b, _Block)],
             head=self.head.layer(),
             weight_bits=config.weight_bits,
         )
 
 
 def _nats(logits: Tensor, indices: Tensor, stage: Stage) -> Tensor:
-    """-ln p of indices int64 [B, h, w] under logits [B, L, h, w]: high digit, then low digit given the high one."""
+    """-ln p of indices int64 [B, h, w] under logits [B, L, h, w]: high digit, then low digit given the high."""
     high, low = indices >> stage.low_bits, indices & ((1 << stage.low_bits) - 1)
     nats = F.cross_entropy(logits[:, : stage.high_size], high, reduction="none")
     if stage.low_bits:
@@ -272,7 +299,9 @@ class LatentPrior(nn.Module):
         self.config = config
         self.stages = []
         networks, tables = [], {}
-        for s, (size, groups) in enumerate(zip(config.codebook_sizes, schedule(config.codebook_sizes), strict=True)):
+        for s, (size, groups) in enumerate(
+            zip(config.codebook_sizes, schedule(config.codebook_sizes), strict=True)
+        ):
             bits = low_bits(size)
             blank = [[0] * ((size >> bits) + (size if bits else 0))] * BANDS
             stage = Stage(
@@ -342,7 +371,10 @@ class LatentPrior(nn.Module):
         return logits
 
     def export(self, order: Sequence[Sequence[int]]) -> ContextPrior:
-        """The integer prior of labels made by `order`. Raises BundleError when it cannot be proved exact or was trained in floats."""
+        """The integer prior of labels made by `order`.
+
+        Raises BundleError when it cannot be proved exact or was trained in floats.
+        """
         step = 1 << self.config.activation_bits
         stages = []
         for s, stage in enumerate(self.stages):
@@ -377,7 +409,7 @@ def _bands(batch: GridBatch, scale: int) -> Tensor:
 
 
 def _split_in_order(features: npt.NDArray[np.float64]) -> list[int]:
-    """Rows of [K, F] in an order that keeps like ones together: halves along the first principal axis, and again."""
+    """Rows of [K, F], like ones together: halves along the first principal axis, and so on in each half."""
     order: list[int] = []
 
     def split(rows: npt.NDArray[np.int64]) -> None:
@@ -434,7 +466,8 @@ def relabelled(grids: IndexGrids, order: Sequence[Sequence[int]]) -> IndexGrids:
 @torch.no_grad()
 def bits_per_index(model: LatentPrior, batch: GridBatch) -> npt.NDArray[np.float64]:
     """-log2 p of each stage's indices and grid: float64 [S, B]."""
-    return model(batch).double().numpy() / math.log(2)
+    nats: npt.NDArray[np.float64] = model(batch).double().numpy()
+    return nats / math.log(2)
 
 
 def save(model: LatentPrior, order: Sequence[Sequence[int]], directory: Path) -> None:
@@ -473,7 +506,9 @@ def train(grids: IndexGrids, held_out: IndexGrids, config: PriorConfig, output: 
         for step in range(config.steps):
             warm = min(1.0, (step + 1) / config.warm_up_steps)
             for settings in optimizer.param_groups:
-                settings["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+                settings["lr"] = (
+                    config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+                )
             nats = model(sampler.sample(np.random.default_rng((config.seed, 0, step)), config.batch_size))
             optimizer.zero_grad(set_to_none=True)
             nats.mean(1).sum().backward()
@@ -498,7 +533,9 @@ def main(
     validation: Annotated[Path, typer.Option(help="Validation grids of training.indices.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory for weights and log.")],
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = PriorConfig.steps,
-    floats: Annotated[bool, typer.Option("--floats", help="Train in floats, to tell what integers cost.")] = False,
+    floats: Annotated[
+        bool, typer.Option("--floats", help="Train in floats, to tell what integers cost.")
+    ] = False,
     stages: Annotated[int, typer.Option(help="Train only this many stages; 0 takes all.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes one for each core.")] = 0,
 ) -> None:
@@ -508,7 +545,11 @@ def main(
     grids, held_out = IndexGrids.load(indices), IndexGrids.load(validation)
     sizes = [1 + max(int(grid[s].max()) for grid in grids.grids) for s in range(len(grids.grids[0]))]
     sizes = sizes[: stages or None]
-    config = PriorConfig(codebook_sizes=tuple(1 << max(1, (k - 1).bit_length()) for k in sizes), steps=steps, quantize=not floats)
+    config = PriorConfig(
+        codebook_sizes=tuple(1 << max(1, (k - 1).bit_length()) for k in sizes),
+        steps=steps,
+        quantize=not floats,
+    )
     if stages:
         grids, held_out = (IndexGrids(tuple(g[:stages] for g in x.grids)) for x in (grids, held_out))
     train(grids, held_out, config, output)

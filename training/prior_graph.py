@@ -63,11 +63,16 @@ class _Writer:
         self.constants: list[Any] = []
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
+        self.names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def constant(self, name: str, values: Any, dtype: Any = np.float32) -> str:
-        if name not in {tensor.name for tensor in self.constants}:
-            self.constants.append(numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
-        return name
+        """The name of a constant. Passes share most of theirs: equal ones are kept once, under the first name."""
+        array = np.asarray(values, dtype=dtype, order="C")
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.names:
+            self.names[key] = name
+            self.constants.append(numpy_helper.from_array(array, name))
+        return self.names[key]
 
     def node(self, operation: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(operation, list(inputs), [output], **attributes))
@@ -109,8 +114,8 @@ def _add_pass(writer: _Writer, name: str, weights: PassWeights) -> None:
     firsts = []
     for target in weights.targets:
         label = f"{name}.phase{target.phase[0]}{target.phase[1]}"
-        table = writer.constant(f"{label}.band", target.band + half)
-        x = writer.node("Gather", [table, bands], f"{label}.by_row")
+        by_band = writer.constant(f"{label}.band", target.band + half)
+        x = writer.node("Gather", [by_band, bands], f"{label}.by_row")
         x = writer.node("Transpose", [x], f"{label}.by_channel", perm=[0, 2, 1])
         x = writer.node("Unsqueeze", [x, writer.constant("last", [3], np.int64)], f"{label}.by_position")
         if target.around is not None:
@@ -122,7 +127,11 @@ def _add_pass(writer: _Writer, name: str, weights: PassWeights) -> None:
             top, left = 2 - target.phase[0], 2 - target.phase[1]
             kernel = writer.constant(f"{name}.before", weights.before)
             before = writer.node(
-                "Conv", [grids, kernel], f"{label}.before.sum", pads=[top, left, 3 - top, 3 - left], strides=[2, 2]
+                "Conv",
+                [grids, kernel],
+                f"{label}.before.sum",
+                pads=[top, left, 3 - top, 3 - left],
+                strides=[2, 2],
             )
             x = writer.node("Add", [before, x], f"{label}.with_before")
         firsts.append(x)
@@ -146,7 +155,9 @@ def _known_planes(writer: _Writer, name: str, weights: PassWeights) -> str:
     assert weights.targets[0].around is not None
     count = weights.targets[0].around.shape[1] // weights.own.shape[1]
     indices = writer.input(f"{name}.known", ["B", count, f"{name}.h", f"{name}.w"])
-    x = writer.node("Gather", [writer.constant(f"{name}.known.table", weights.own), indices], f"{name}.known.embedded")
+    x = writer.node(
+        "Gather", [writer.constant(f"{name}.known.table", weights.own), indices], f"{name}.known.embedded"
+    )
     x = writer.node("Transpose", [x], f"{name}.known.planes_last", perm=[0, 2, 3, 1, 4])
     x = writer.node("Reshape", [x, writer.constant("flat", [0, 0, 0, -1], np.int64)], f"{name}.known.flat")
     return writer.node("Transpose", [x], f"{name}.known.planes", perm=[0, 3, 1, 2])

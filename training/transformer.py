@@ -1,10 +1,10 @@
-"""The paper's latent prior, as the yardstick: `python -m training.transformer INDICES --validation INDICES -o DIR`.
+"""The paper's latent prior, as the yardstick: `python -m training.transformer INDICES --validation … -o DIR`.
 
 A causal transformer over the raster of indices with a start token (paper, "Latent prior": dimension 128, 4 heads,
-4 blocks, feed-forward 512, learned embeddings and fixed sinusoids, dropout 0.1, Adam 3e-4 with warm-up and
-cosine). Two settings differ in its favour: no dropout, since our runs end before it could overfit, and a
-learning rate of 1e-3, which gets further in fewer steps. It needs one step for each index and its floats differ between machines, so it is never shipped: its
--Σ log2 p is the rate that the integer prior is measured against.
+4 blocks, feed-forward 512, learned embeddings and fixed sinusoids, Adam with warm-up and cosine). Two settings
+differ from the paper's, in its favour: no dropout, since our runs end before it could overfit, and a learning rate
+of 1e-3 in place of 3e-4, which gets further in fewer steps. It needs one step for each index and its floats differ
+between machines, so it is never shipped: its -Σ log2 p is the rate that the integer prior is measured against.
 
 For a residual stage s > 0, which the paper does not have, the input at each position also holds the embeddings of
 the earlier stages' indices *at that position*; by the chain rule the rates of the stages then add up.

@@ -38,7 +38,9 @@ class _PriorFile(StrictModel):
     kind: Literal["context"]
     frequency_bits: Literal[16]
     network_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    weights: Annotated[list[Annotated[int, Field(ge=0, le=FREQUENCY_TOTAL)]], Field(min_length=WEIGHTS, max_length=WEIGHTS)]
+    weights: Annotated[
+        list[Annotated[int, Field(ge=0, le=FREQUENCY_TOTAL)]], Field(min_length=WEIGHTS, max_length=WEIGHTS)
+    ]
     logit_shift: Annotated[int, Field(ge=0, le=8)]
     """Fractional bits of the network's sums."""
     stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)]
@@ -208,9 +210,7 @@ class ContextPrior:
         self._walk(Planes(labels, self.codebook_sizes, known=True), None, note)
         return digits, tables
 
-    def _fill(
-        self, stages_sent: int, height: int, width: int, read: Callable[[Frequencies], Grid]
-    ) -> Grid:
+    def _fill(self, stages_sent: int, height: int, width: int, read: Callable[[Frequencies], Grid]) -> Grid:
         """Indices whose digits come from `read`."""
         labels = np.zeros((stages_sent, height, width), np.int32)
         self._walk(Planes(labels, self.codebook_sizes, known=False), read, None)
@@ -251,8 +251,8 @@ class ContextPrior:
 
         logit = ⌊sum / 2**shift + 1/2⌋; weight = table[min(largest logit - logit, 255)]; frequency =
         1 + ⌊weight · (2**16 - k) / Σ weights⌋ but for digit 0, which has what is left. float64 holds every number
-        here exactly but the quotient, and that is below 2**16 and either whole or at least 2**-24 away from a whole
-        number, so its ⌊⌋ is exact too.
+        here exactly but the quotient, and that is below 2**16 and either whole or at least 2**-24 away from it, so
+        its ⌊⌋ is exact too.
         """
         logits = sums.astype(np.int64)
         logits += 1 << self._shift >> 1

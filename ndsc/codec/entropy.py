@@ -77,9 +77,7 @@ def encode(stages: Sequence[NDArray[np.int32]], tables: Sequence[Table]) -> byte
     coder = stream.queue.RangeEncoder()
     for indices, frequencies in zip(stages, tables, strict=False):
         if indices.size:
-            coder.encode(
-                np.ascontiguousarray(indices, dtype=np.int32).ravel(), *_model(stream, frequencies)
-            )
+            coder.encode(np.ascontiguousarray(indices, dtype=np.int32).ravel(), *_model(stream, frequencies))
     words: NDArray[np.uint32] = coder.get_compressed()
     return words.astype("<u4").tobytes()
 

@@ -41,8 +41,8 @@ class _Rows:
     count: int
 
 
-class _Refused(Exception):
-    pass
+class _RefusedError(Exception):
+    """What is wrong with a node; `prove` adds which."""
 
 
 def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
@@ -63,13 +63,13 @@ def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
         try:
             rule = _RULES.get(node.operation)
             if rule is None:
-                raise _Refused("is not an operation that can be proved exact")
+                raise _RefusedError("is not an operation that can be proved exact")
             if len(node.outputs) != 1 or not node.inputs:
-                raise _Refused("must have inputs and one output")
+                raise _RefusedError("must have inputs and one output")
             bound = rule(_Inputs(node, known, graph.constants))
             if bound.largest >= LARGEST_SUM:
-                raise _Refused(f"can reach {bound.largest} steps; exact is below {LARGEST_SUM}")
-        except _Refused as error:
+                raise _RefusedError(f"can reach {bound.largest} steps; exact is below {LARGEST_SUM}")
+        except _RefusedError as error:
             raise BundleError(f"{name}: {node.operation} ({', '.join(node.outputs)}) {error}") from error
         known[node.outputs[0]] = bound
     bounds = {}
@@ -99,42 +99,42 @@ class _Inputs:
             while not np.array_equal(values, np.floor(values)):
                 values, bits = values * 2, bits + 1
                 if bits > 24:
-                    raise _Refused("has a constant of too many fractional bits")
+                    raise _RefusedError("has a constant of too many fractional bits")
             return Bound(math.ceil(float(np.abs(values).max(initial=0))), bits)
-        raise _Refused("works on what is no number")
+        raise _RefusedError("works on what is no number")
 
     def integers(self, position: int) -> NDArray[np.int64]:
         """A constant of integers in float32."""
         values = self.constant(position)
         if values.dtype != np.float32 or not np.array_equal(values, np.floor(values)):
-            raise _Refused("has a constant that is not of integers")
+            raise _RefusedError("has a constant that is not of integers")
         if np.abs(values).max(initial=0) >= LARGEST_SUM:
-            raise _Refused(f"has a constant beyond {LARGEST_SUM}")
+            raise _RefusedError(f"has a constant beyond {LARGEST_SUM}")
         return values.astype(np.int64)
 
     def factors(self, position: int) -> NDArray[np.int64]:
         """Magnitudes of a constant of integers, each an allowed operand."""
         magnitudes = np.abs(self.integers(position))
         if magnitudes.max(initial=0) > LARGEST_OPERAND:
-            raise _Refused(f"has a factor beyond {LARGEST_OPERAND}")
+            raise _RefusedError(f"has a factor beyond {LARGEST_OPERAND}")
         return magnitudes
 
     def constant(self, position: int) -> NDArray[Any]:
         name = self._name(position)
         if name not in self.constants or not np.isfinite(self.constants[name]).all():
-            raise _Refused("lacks a finite constant")
+            raise _RefusedError("lacks a finite constant")
         return self.constants[name]
 
     def operand(self) -> int:
         """Largest magnitude of the first input, an allowed operand."""
         found = self.bound(0)
         if found.fraction_bits or found.largest > LARGEST_OPERAND:
-            raise _Refused(f"multiplies what is not an integer of magnitude up to {LARGEST_OPERAND}")
+            raise _RefusedError(f"multiplies what is not an integer of magnitude up to {LARGEST_OPERAND}")
         return found.largest
 
     def _name(self, position: int) -> str:
         if position >= len(self.node.inputs) or not self.node.inputs[position]:
-            raise _Refused("lacks an input")
+            raise _RefusedError("lacks an input")
         return self.node.inputs[position]
 
 
@@ -142,9 +142,9 @@ def _gather(inputs: _Inputs) -> Bound:
     table = inputs.integers(0)
     rows = inputs.known.get(inputs.node.inputs[1])
     if inputs.node.attributes.get("axis", (0,)) != (0,) or not isinstance(rows, _Rows) or table.ndim != 2:
-        raise _Refused("must pick rows of a table by an input")
+        raise _RefusedError("must pick rows of a table by an input")
     if len(table) < rows.count:
-        raise _Refused(f"has a table of {len(table)} rows for {rows.count} values")
+        raise _RefusedError(f"has a table of {len(table)} rows for {rows.count} values")
     return Bound(int(np.abs(table).max(initial=0)))
 
 
@@ -159,7 +159,7 @@ def _convolution(inputs: _Inputs) -> Bound:
 def _matrix_product(inputs: _Inputs) -> Bound:
     weights = inputs.factors(1)
     if weights.ndim != 2:
-        raise _Refused("must multiply by a matrix")
+        raise _RefusedError("must multiply by a matrix")
     return Bound(int((weights.sum(0) * inputs.operand()).max(initial=0)))
 
 
@@ -174,7 +174,7 @@ def _scale(inputs: _Inputs) -> Bound:
     factor = inputs.constant(1)
     mantissa, exponent = math.frexp(float(factor.reshape(-1)[0])) if factor.size == 1 else (0.0, 0)
     if mantissa != 0.5 or not -23 <= exponent <= 1:
-        raise _Refused("must scale by one power of two from 2**-24 to 1")
+        raise _RefusedError("must scale by one power of two from 2**-24 to 1")
     found = inputs.bound(0)
     return Bound(found.largest, found.fraction_bits + 1 - exponent)
 
@@ -188,7 +188,7 @@ def _clip(inputs: _Inputs) -> Bound:
     found = inputs.bound(0)
     low, high = (float(inputs.constant(i).reshape(-1)[0]) for i in (1, 2))
     if found.fraction_bits or not (low.is_integer() and high.is_integer() and low <= high):
-        raise _Refused("must clip integers to integers")
+        raise _RefusedError("must clip integers to integers")
     # A range without zero can lift a magnitude, so the limits count whatever comes in.
     return Bound(int(max(abs(low), abs(high))))
 

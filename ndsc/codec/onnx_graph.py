@@ -19,7 +19,11 @@ from ndsc.codec.errors import BundleError
 _INT, _TEXT, _BYTES, _FLOAT = "int", "text", "bytes", "float"
 _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
     # message: field: (number, type, repeated)
-    "Model": {"ir_version": (1, _INT, False), "graph": (7, "Graph", False), "opset_import": (8, "Opset", True)},
+    "Model": {
+        "ir_version": (1, _INT, False),
+        "graph": (7, "Graph", False),
+        "opset_import": (8, "Opset", True),
+    },
     "Opset": {"domain": (1, _TEXT, False), "version": (2, _INT, False)},
     "Graph": {
         "node": (1, "Node", True),

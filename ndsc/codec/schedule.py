@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,9 @@ class Group(StrictModel):
 
     scale: Annotated[int, Field(ge=0, le=1)]
     """1: phases of every second row and column of the grid; 0: phases of the grid."""
-    phases: Annotated[list[Annotated[list[_Parity], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=4)]
+    phases: Annotated[
+        list[Annotated[list[_Parity], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=4)
+    ]
     table: Annotated[list[list[_Logit]], Field(min_length=BANDS, max_length=BANDS)] | None = None
     """Logits for each band, for a group that no network predicts."""
 
@@ -122,6 +124,7 @@ class Places:
 def places(
     height: int, width: int, scale: int, phases: tuple[tuple[int, int], ...], high_size: int, low_size: int
 ) -> Places:
+    """Places of a group of `phases` in the sums of a grid of this size; cached, since frames have few sizes."""
     step = 2 << scale
     rows, columns = -(-height // step), -(-width // step)
     logits = high_size * (1 + low_size)

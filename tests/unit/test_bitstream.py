@@ -196,7 +196,7 @@ def test_frame_file_layout() -> None:
     data = to_bytes(FRAME)
     assert data[:-4] == (
         b"NDSC"
-        + bytes([0, 2])
+        + bytes([1, 2])
         + (40).to_bytes(2, "little")
         + (24).to_bytes(2, "little")
         + bytes(range(16))
@@ -247,10 +247,10 @@ def test_every_bit_and_every_length_of_a_frame_file_matters() -> None:
 
 @given(st.binary(max_size=120))
 @example(b"NDSC")
-@example(b"NDSC\0")
+@example(b"NDSC\1")
 @example(b"NDSC" + bytes(34))
 def test_random_files_are_no_frames(data: bytes) -> None:
-    for candidate in (data, b"NDSC\0" + data):
+    for candidate in (data, b"NDSC\1" + data):
         with pytest.raises(FrameFileError, match=r"^somewhere"):
             from_bytes(candidate, "somewhere")
 
@@ -264,12 +264,12 @@ def sealed(body: bytes) -> bytes:
     [
         (b"RIFF" + bytes(60), "not a .ndsc file"),
         (b"", "not a .ndsc file"),
-        (sealed(b"NDSC\x01" + bytes(40)), "version 1 is not known"),
+        (sealed(b"NDSC\0" + bytes(40)), "version 0 is not known"),
         (to_bytes(FRAME)[:20], "truncated after 20 bytes"),
         (to_bytes(FRAME)[:-7], "checksum"),
         (sealed(to_bytes(FRAME)[:-4] + b"more"), "header does not fit"),
-        (sealed(b"NDSC\0\0" + bytes(2) + b"\x01\0" + bytes(20)), "header does not fit"),
-        (sealed(b"NDSC\0\0" + b"\x01\0" + bytes(2) + bytes(20)), "header does not fit"),
+        (sealed(b"NDSC\1\0" + bytes(2) + b"\x01\0" + bytes(20)), "header does not fit"),
+        (sealed(b"NDSC\1\0" + b"\x01\0" + bytes(2) + bytes(20)), "header does not fit"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, data: bytes, reason: str) -> None:

@@ -163,8 +163,8 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (_set("format_version", value=1), "format_version"),
-        (_set("bitstream", "format_version", value=1), "bitstream.format_version"),
+        (_set("format_version", value=0), "format_version"),
+        (_set("bitstream", "format_version", value=0), "bitstream.format_version"),
         (_set("surprise", value=1), "surprise"),
         (_set("bitstream", "surprise", value=1), "bitstream.surprise"),
         (lambda m: m.pop("licence"), "licence"),

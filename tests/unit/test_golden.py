@@ -13,11 +13,13 @@ from ndsc.codec.bundle import Bundle
 from ndsc.codec.errors import BundleError
 from ndsc.codec.golden import Golden, make_golden
 
+GRIDS = ((1, 1), (1, 7), (3, 5), (16, 32), (47, 156), (16, 32))
+
 
 def test_vectors_cover_every_level_and_grid(tiny_bundle: Bundle) -> None:
     entries = tiny_bundle.golden.entries
     assert [(e.rate_level, *e.grid) for e in entries] == [
-        (level, *grid) for level in range(3) for grid in ((1, 1), (1, 7), (3, 5), (16, 32), (16, 32))
+        (level, *grid) for level in range(3) for grid in GRIDS
     ]
     for entry in entries:
         stages = tiny_bundle.stages_sent(entry.rate_level)
@@ -33,10 +35,10 @@ def test_making_is_deterministic_and_survives_json(tiny_bundle: Bundle) -> None:
 
 def test_drawn_vectors_follow_the_prior_and_the_last_is_uniform(tiny_bundle: Bundle) -> None:
     drawn, uniform = (
-        np.frombuffer(base64.b64decode(entry.indices), "<u2") for entry in tiny_bundle.golden.entries[3:5]
+        np.frombuffer(base64.b64decode(entry.indices), "<u2") for entry in tiny_bundle.golden.entries[4:6]
     )
     expected = np.arange(1, 17) / 136
-    assert np.abs(np.bincount(drawn, minlength=16) / 512 - expected).max() < 0.05
+    assert np.abs(np.bincount(drawn, minlength=16) / (47 * 156) - expected).max() < 0.02
     assert np.abs(np.bincount(uniform, minlength=16) / 512 - 1 / 16).max() < 0.04
 
 
@@ -46,7 +48,7 @@ def changed(golden: Golden, entry: int, **fields: Any) -> Golden:
     return Golden.from_json(json.dumps(content).encode())
 
 
-@pytest.mark.parametrize("entry", range(15))
+@pytest.mark.parametrize("entry", range(18))
 def test_one_changed_bit_of_a_payload_is_noticed(tiny_bundle: Bundle, entry: int) -> None:
     payload = bytearray.fromhex(tiny_bundle.golden.entries[entry].payload)
     payload[entry % len(payload)] ^= 1
@@ -69,6 +71,31 @@ def test_vectors_that_cannot_be_coded(tiny_bundle: Bundle, fields: dict[str, Any
     with pytest.raises(BundleError, match=r"golden vector 0 .*cannot be coded") as caught:
         changed(tiny_bundle.golden, 0, **fields).check(tiny_bundle.bitstream)
     assert "\n" not in str(caught.value)
+
+
+def damaged(golden: Golden, number: int, **fields: Any) -> Golden:
+    content = json.loads(golden.to_json())
+    content["damaged"][number] |= fields
+    return Golden.from_json(json.dumps(content).encode())
+
+
+def test_every_kind_of_damage_at_every_level_has_its_error(tiny_bundle: Bundle) -> None:
+    vectors = tiny_bundle.golden.damaged
+    assert len(vectors) == 3 * 11
+    assert {v.error for v in vectors} == {"PayloadSizeError", "PayloadCorruptError"}
+    assert {v.rate_level for v in vectors} == {0, 1, 2}
+
+
+def test_damage_that_is_not_refused_or_refused_otherwise_is_noticed(tiny_bundle: Bundle) -> None:
+    sound = next(e for e in tiny_bundle.golden.entries if e.grid == [3, 5])
+    with pytest.raises(BundleError, match=r"damaged golden vector 3 .* gives indices here"):
+        damaged(tiny_bundle.golden, 3, payload=sound.payload).check(tiny_bundle.bitstream)
+    with pytest.raises(BundleError, match=r"damaged golden vector 0 .* gives PayloadSizeError here"):
+        damaged(tiny_bundle.golden, 0, error="PayloadCorruptError").check(tiny_bundle.bitstream)
+    for fields in ({"payload": "xyz"}, {"rate_level": 9}):
+        with pytest.raises(BundleError, match=r"damaged golden vector 1 .* cannot be read") as caught:
+            damaged(tiny_bundle.golden, 1, **fields).check(tiny_bundle.bitstream)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"entries": []}', b'{"entries": [{}]}'])
