@@ -41,11 +41,12 @@ class PriorConfig(JsonConfig):
     """One latent prior and its training run."""
 
     codebook_sizes: tuple[int, ...] = (256, 256, 256)
-    channels: int = 64
+    channels: tuple[int, ...] = (96, 64, 64)
+    """Of each stage's networks."""
     embedding: int = 16
     """Length of an index's embedding."""
-    blocks: int = 1
-    """Residual blocks of two 1×1 convolutions after the 3×3 one."""
+    blocks: tuple[int, ...] = (2, 1, 1)
+    """Residual blocks of two 1×1 convolutions after the first one, for each stage."""
     activation_bits: int = 4
     """Activations and logits are multiples of 2**-4, up to 255 of them."""
     weight_bits: int = 7
@@ -175,7 +176,7 @@ class StageNetwork(nn.Module):
     def __init__(self, config: PriorConfig, stage: int, groups: Sequence[Group], logits: int) -> None:
         super().__init__()
         self.rounding = _Rounding(config)
-        sizes, embedding, channels = config.codebook_sizes, config.embedding, config.channels
+        sizes, embedding, channels = config.codebook_sizes, config.embedding, config.channels[stage]
         self.own = nn.Parameter(torch.randn(sizes[stage], embedding) * 0.5)
         self.earlier = nn.ParameterList(
             nn.Parameter(torch.randn(sizes[t], embedding) * 0.5) for t in range(stage)
@@ -195,7 +196,7 @@ class StageNetwork(nn.Module):
                 for a, b in group.order
             }
         )
-        self.blocks = nn.ModuleList(_Block(self.rounding, channels) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(_Block(self.rounding, channels) for _ in range(config.blocks[stage]))
         self.head = _Convolution(self.rounding, channels, logits, 1)
 
     def _around(self, scale: int, target: tuple[int, int], known: Sequence[tuple[int, int]]) -> Tensor:
@@ -339,12 +340,17 @@ class LatentPrior(nn.Module):
                 logits.append(np.log(by_high / by_high.sum(2, keepdims=True)).reshape(BANDS, -1))
             parameter.data = torch.from_numpy(np.concatenate(logits, 1)).float()
 
-    def forward(self, batch: GridBatch, parts: bool = False) -> Tensor:
-        """-ln p of the indices, a mean over positions: [S, B], or with `parts` over each group: [groups, B]."""
+    def forward(self, batch: GridBatch, *, only: Sequence[int] | None = None, parts: bool = False) -> Tensor:
+        """-ln p of the indices, a mean over positions: [S, B], or with `parts` over each group: [groups, B].
+
+        `only` these stages, or all.
+        """
         indices = torch.from_numpy(batch.indices.astype(np.int64))
         bands = [_bands(batch, scale) for scale in (0, 1)]
         nats, of_groups = [], []
         for s, stage in enumerate(self.stages):
+            if only is not None and s not in only:
+                continue
             total = indices.new_zeros(len(indices), dtype=torch.float32)
             for g, group in enumerate(stage.groups):
                 of_group = []
@@ -486,19 +492,53 @@ def load(directory: Path) -> tuple[LatentPrior, list[list[int]]]:
     return model, facts["order"]
 
 
-def train(grids: IndexGrids, held_out: IndexGrids, config: PriorConfig, output: Path) -> LatentPrior:
-    """Train, and log the curve to log.jsonl. Labels are made here; they are kept beside the weights."""
+def train(
+    grids: IndexGrids,
+    held_out: IndexGrids,
+    config: PriorConfig,
+    output: Path,
+    *,
+    start: Path | None = None,
+    stages: Sequence[int] | None = None,
+) -> LatentPrior:
+    """Train, and log the curve to log.jsonl.
+
+    Args:
+        grids: training grids.
+        held_out: validation grids.
+        config: settings.
+        output: directory for weights, label order and log.
+        start: output of an earlier run to go on from, with its labels and the weights that have the same shape;
+            new labels and weights without.
+        stages: stages to train, the others stay as they are; all without.
+    """
     torch.manual_seed(config.seed)
-    order = label_order(grids.grids[::7], config.codebook_sizes)
+    model = LatentPrior(config)
+    if start is not None:
+        earlier, order = load(start)
+        fitting = {
+            name: value
+            for name, value in earlier.state_dict().items()
+            if value.shape == model.state_dict()[name].shape
+        }
+        model.load_state_dict(fitting, strict=False)
+    else:
+        order = label_order(grids.grids[::7], config.codebook_sizes)
     grids, held_out = relabelled(grids, order), relabelled(held_out, order)
     sampler = GridSampler(grids, WINDOW, config.protocol_share)
     validation = {
         "protocol": GridSampler(held_out, WINDOW, 1.0).sample(np.random.default_rng(1), 160),
         "whole": GridSampler(held_out, WINDOW, 0.0).sample(np.random.default_rng(2), 160),
     }
-    model = LatentPrior(config)
-    model.start_tables([sampler.sample(np.random.default_rng((config.seed, 1, i)), 64) for i in range(64)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    if start is None:
+        model.start_tables(
+            [sampler.sample(np.random.default_rng((config.seed, 1, i)), 64) for i in range(64)]
+        )
+    trained = list(range(len(model.stages))) if stages is None else list(stages)
+    parameters = [p for s in trained for p in model.networks[s].parameters()]
+    if 0 in trained:
+        parameters += list(model.tables.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=1e-4)
     output.mkdir(parents=True, exist_ok=True)
     losses: list[npt.NDArray[np.float32]] = []
     started = time.monotonic()
@@ -509,17 +549,18 @@ def train(grids: IndexGrids, held_out: IndexGrids, config: PriorConfig, output: 
                 settings["lr"] = (
                     config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
                 )
-            nats = model(sampler.sample(np.random.default_rng((config.seed, 0, step)), config.batch_size))
+            batch = sampler.sample(np.random.default_rng((config.seed, 0, step)), config.batch_size)
+            nats = model(batch, only=trained)
             optimizer.zero_grad(set_to_none=True)
             nats.mean(1).sum().backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             losses.append(nats.detach().mean(1).numpy())
             if (step + 1) % config.validate_every == 0 or step + 1 == config.steps:
                 line: dict[str, Any] = {"step": step + 1, "seconds": round(time.monotonic() - started, 1)}
                 line["train_bits_per_index"] = (np.mean(losses, 0) / math.log(2)).round(4).tolist()
-                for name, batch in validation.items():
-                    line[f"{name}_bits_per_index"] = bits_per_index(model, batch).mean(1).round(4).tolist()
+                for name, held in validation.items():
+                    line[f"{name}_bits_per_index"] = bits_per_index(model, held).mean(1).round(4).tolist()
                 log.write(json.dumps(line) + "\n")
                 log.flush()
                 print(line, flush=True)
@@ -536,7 +577,10 @@ def main(
     floats: Annotated[
         bool, typer.Option("--floats", help="Train in floats, to tell what integers cost.")
     ] = False,
-    stages: Annotated[int, typer.Option(help="Train only this many stages; 0 takes all.")] = 0,
+    start: Annotated[Path | None, typer.Option(help="Go on from an earlier run's output.")] = None,
+    stage: Annotated[list[int] | None, typer.Option(help="Stages to train; all without.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="The largest.")] = PriorConfig.learning_rate,
+    seed: Annotated[int, typer.Option(help="Of samples and weights.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes one for each core.")] = 0,
 ) -> None:
     """Train the latent prior of a codec on its indices."""
@@ -544,15 +588,14 @@ def main(
         torch.set_num_threads(threads)
     grids, held_out = IndexGrids.load(indices), IndexGrids.load(validation)
     sizes = [1 + max(int(grid[s].max()) for grid in grids.grids) for s in range(len(grids.grids[0]))]
-    sizes = sizes[: stages or None]
     config = PriorConfig(
         codebook_sizes=tuple(1 << max(1, (k - 1).bit_length()) for k in sizes),
         steps=steps,
+        learning_rate=learning_rate,
         quantize=not floats,
+        seed=seed,
     )
-    if stages:
-        grids, held_out = (IndexGrids(tuple(g[:stages] for g in x.grids)) for x in (grids, held_out))
-    train(grids, held_out, config, output)
+    train(grids, held_out, config, output, start=start, stages=stage)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class PassWeights:
     """Integers of one pass."""
 
     own: _Array | None
-    """[K + 1, E] embeddings of this stage's indices; row K, outside the grid, is zero."""
+    """[K + 1, E] embeddings of this stage's labels; row K, outside the grid, is zero."""
     earlier: Sequence[_Array]
     """The same for each earlier stage."""
     before: _Array | None

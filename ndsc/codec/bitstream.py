@@ -149,8 +149,8 @@ def _indices_crc(indices: NDArray[np.int32], rate_level: int, bitstream: Bitstre
 def to_bytes(frame: CompressedFrame) -> bytes:
     """A frame as the bytes of a `.ndsc` file.
 
-    Raises GeometryError or RateLevelError when a field does not fit its place in the header, ValueError
-    when the bitstream id is not 16 bytes.
+    Raises GeometryError, RateLevelError or PayloadSizeError when a field does not fit its place in the file,
+    ValueError when the bitstream id is not 16 bytes.
     """
     if not (1 <= frame.width <= 0xFFFF and 1 <= frame.height <= 0xFFFF):
         raise GeometryError(
@@ -160,6 +160,8 @@ def to_bytes(frame: CompressedFrame) -> bytes:
         raise RateLevelError(f"a .ndsc file holds rate levels 0 to 255, not {frame.rate_level}")
     if len(frame.bitstream_id) != BITSTREAM_ID_BYTES:
         raise ValueError(f"a bitstream id has {BITSTREAM_ID_BYTES} bytes, not {len(frame.bitstream_id)}")
+    if len(frame.payload) > MAX_FRAME_FILE_BYTES - _HEADER.size - _CRC.size:
+        raise PayloadSizeError(f"a .ndsc file holds no payload of {len(frame.payload)} bytes")
     header = _HEADER.pack(
         _MAGIC,
         FRAME_FILE_VERSION,

@@ -21,7 +21,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -38,6 +38,7 @@ MAX_FILE_BYTES: Final = 256 << 20
 REQUIRED_FILES: Final = ("encoder.onnx", "decoder.onnx", "prior.json", "golden.json")
 
 _PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+_Version = Annotated[int, Field(ge=1, le=1)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -48,7 +49,7 @@ class _Strict(BaseModel):
 class BitstreamFacts(_Strict):
     """The manifest's "bitstream" object: what the bits mean."""
 
-    format_version: Literal[1]
+    format_version: _Version
     stride: Annotated[int, Field(ge=1, le=256)]
     codebook_sizes: Annotated[
         list[Annotated[int, Field(ge=2, le=FREQUENCY_TOTAL)]], Field(min_length=1, max_length=MAX_STAGES)
@@ -83,7 +84,7 @@ class FileFacts(_Strict):
 class Manifest(_Strict):
     """The content of `manifest.json`."""
 
-    format_version: Literal[1]
+    format_version: _Version
     name: _PlainName
     bitstream: BitstreamFacts
     files: Annotated[dict[_PlainName, FileFacts], Field(max_length=16)]

@@ -4,8 +4,8 @@
             ↑                                                                     │
             └──────────────── the group's indices ←───────────────────────────────┘
 
-The positions of each residual stage are coded in groups, and a group at once: by a table for the first group of
-all, by one run of a network for each other. `proto/SPEC.md` is the normative text.
+The positions of each residual stage are coded in groups, and a group at once: by one run of a network, or by a
+table where there is nothing to see yet. `proto/SPEC.md` is the normative text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Frequencies = NDArray[np.float64]
 
 class _PriorFile(StrictModel):
     kind: Literal["context"]
-    frequency_bits: Literal[16]
+    frequency_bits: Annotated[int, Field(ge=16, le=16)]
     network_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     weights: Annotated[
         list[Annotated[int, Field(ge=0, le=FREQUENCY_TOTAL)]], Field(min_length=WEIGHTS, max_length=WEIGHTS)

@@ -22,6 +22,8 @@ from ndsc.codec.onnx_graph import Graph, Node
 
 LARGEST_SUM: Final = 1 << 24
 """No value, counted in its own steps, may reach this."""
+MOST_FRACTION_BITS: Final = 24
+"""Below these a float32 of a proved magnitude could be subnormal, which some machines flush to zero."""
 LARGEST_OPERAND: Final = 1 << 8
 """Of each factor of a product: exact in TF32 and in bfloat16 too."""
 
@@ -69,6 +71,8 @@ def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
             bound = rule(_Inputs(node, known, graph.constants))
             if bound.largest >= LARGEST_SUM:
                 raise _RefusedError(f"can reach {bound.largest} steps; exact is below {LARGEST_SUM}")
+            if bound.fraction_bits > MOST_FRACTION_BITS:
+                raise _RefusedError(f"has more than {MOST_FRACTION_BITS} fractional bits")
         except _RefusedError as error:
             raise BundleError(f"{name}: {node.operation} ({', '.join(node.outputs)}) {error}") from error
         known[node.outputs[0]] = bound
@@ -91,10 +95,10 @@ class _Inputs:
 
     def bound(self, position: int) -> Bound:
         """Of a value, or of a constant."""
-        found = self.known.get(self._name(position))
+        found = self.known.get(self.name(position))
         if isinstance(found, Bound):
             return found
-        if found is None and self._name(position) in self.constants:
+        if found is None and self.name(position) in self.constants:
             values, bits = self.constant(position).astype(np.float64), 0
             while not np.array_equal(values, np.floor(values)):
                 values, bits = values * 2, bits + 1
@@ -120,7 +124,7 @@ class _Inputs:
         return magnitudes
 
     def constant(self, position: int) -> NDArray[Any]:
-        name = self._name(position)
+        name = self.name(position)
         if name not in self.constants or not np.isfinite(self.constants[name]).all():
             raise _RefusedError("lacks a finite constant")
         return self.constants[name]
@@ -132,7 +136,8 @@ class _Inputs:
             raise _RefusedError(f"multiplies what is not an integer of magnitude up to {LARGEST_OPERAND}")
         return found.largest
 
-    def _name(self, position: int) -> str:
+    def name(self, position: int) -> str:
+        """Of an input."""
         if position >= len(self.node.inputs) or not self.node.inputs[position]:
             raise _RefusedError("lacks an input")
         return self.node.inputs[position]
@@ -140,7 +145,7 @@ class _Inputs:
 
 def _gather(inputs: _Inputs) -> Bound:
     table = inputs.integers(0)
-    rows = inputs.known.get(inputs.node.inputs[1])
+    rows = inputs.known.get(inputs.name(1))
     if inputs.node.attributes.get("axis", (0,)) != (0,) or not isinstance(rows, _Rows) or table.ndim != 2:
         raise _RefusedError("must pick rows of a table by an input")
     if len(table) < rows.count:
@@ -186,7 +191,10 @@ def _floor(inputs: _Inputs) -> Bound:
 
 def _clip(inputs: _Inputs) -> Bound:
     found = inputs.bound(0)
-    low, high = (float(inputs.constant(i).reshape(-1)[0]) for i in (1, 2))
+    limits = [inputs.constant(i) for i in (1, 2)]
+    if any(limit.size != 1 for limit in limits):
+        raise _RefusedError("must clip to two numbers")
+    low, high = (float(limit.reshape(-1)[0]) for limit in limits)
     if found.fraction_bits or not (low.is_integer() and high.is_integer() and low <= high):
         raise _RefusedError("must clip integers to integers")
     # A range without zero can lift a magnitude, so the limits count whatever comes in.

@@ -19,10 +19,12 @@ from ndsc.codec.errors import BundleError
 _INT, _TEXT, _BYTES, _FLOAT = "int", "text", "bytes", "float"
 _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
     # message: field: (number, type, repeated)
+    "Refused": {"name": (1, _TEXT, False)},
     "Model": {
         "ir_version": (1, _INT, False),
         "graph": (7, "Graph", False),
         "opset_import": (8, "Opset", True),
+        "functions": (25, "Refused", True),
     },
     "Opset": {"domain": (1, _TEXT, False), "version": (2, _INT, False)},
     "Graph": {
@@ -31,6 +33,7 @@ _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
         "input": (11, "Value", True),
         "output": (12, "Value", True),
         "value_info": (13, "Value", True),
+        "sparse_initializer": (15, "Refused", True),
     },
     "Node": {
         "input": (1, _TEXT, True),
@@ -51,10 +54,14 @@ _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
         "data_type": (2, _INT, False),
         "name": (8, _TEXT, False),
         "raw_data": (9, _BYTES, False),
+        "external_data": (13, "Refused", True),
+        "data_location": (14, _INT, False),
     },
 }
 _TYPES: Final = {_INT: 3, _TEXT: 9, _BYTES: 12, _FLOAT: 2}  # int64, string, bytes, float
 _PACKAGE: Final = "ndsc.onnx"
+_OPSETS: Final = range(18, 21)
+"""In which the operations of a prior mean the same."""
 _DTYPES: Final = {1: "<f4", 6: "<i4", 7: "<i8"}
 _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 2, 7
 
@@ -112,10 +119,21 @@ def _parse(onnx_bytes: bytes, name: str) -> Any:
 def read(onnx_bytes: bytes, name: str) -> Graph:
     """Read an ONNX file; `name` is for messages.
 
-    Raises BundleError for what is no ONNX file, and for operators of other domains, subgraphs, attributes other
-    than integers, and constants that are not float32, int32 or int64 stored in the file itself.
+    Raises BundleError for what is no ONNX file of opset 18 to 20, and for operators of other domains, functions of
+    the file's own, subgraphs, attributes other than integers, names given twice, and constants that are not
+    float32, int32 or int64 stored in the file itself.
     """
-    graph = _parse(onnx_bytes, name).graph
+    model = _parse(onnx_bytes, name)
+    graph = model.graph
+    opsets = [(opset.domain, opset.version) for opset in model.opset_import]
+    if len(opsets) != 1 or opsets[0][0] not in ("", "ai.onnx") or opsets[0][1] not in _OPSETS:
+        raise BundleError(f"{name} must be of opset 18, 19 or 20 and of no other operator set")
+    if model.functions or graph.sparse_initializer:
+        raise BundleError(f"{name} holds functions or sparse constants, which no prior needs")
+    given = [*(tensor.name for tensor in graph.initializer), *(o for node in graph.node for o in node.output)]
+    given += [value.name for value in graph.input]
+    if len(set(given)) != len(given):
+        raise BundleError(f"{name} gives a name twice")
     constants = {tensor.name: _array(tensor, name) for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
@@ -128,13 +146,15 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
             single = attribute.type == _ATTRIBUTE_INT
             attributes[attribute.name] = (attribute.i,) if single else tuple(attribute.ints)
         nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), attributes))
-    inputs = tuple(value.name for value in graph.input if value.name not in constants)
+    inputs = tuple(value.name for value in graph.input)
     return Graph(tuple(nodes), constants, inputs, tuple(value.name for value in graph.output))
 
 
 def _array(tensor: Any, name: str) -> NDArray[Any]:
     dtype = _DTYPES.get(tensor.data_type)
     shape = tuple(tensor.dims)
+    if tensor.external_data or tensor.data_location:
+        raise BundleError(f"{name}: constant {tensor.name} lies in another file")
     if dtype is None or any(side < 0 for side in shape):
         raise BundleError(f"{name}: constant {tensor.name} is not float32, int32 or int64")
     try:

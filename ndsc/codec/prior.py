@@ -65,7 +65,7 @@ class _PriorFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Literal["static-table"]
-    frequency_bits: Literal[16]
+    frequency_bits: Annotated[int, Field(ge=16, le=16)]
     frequencies: Annotated[list[list[int]], Field(min_length=1, max_length=MAX_STAGES)]
 
 

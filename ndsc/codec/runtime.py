@@ -127,7 +127,7 @@ class PriorSession(_Session):
         )
 
     def run(self, feeds: dict[str, NDArray[np.int32]]) -> NDArray[np.float32]:
-        """int32 indices and bands → sums, whole numbers in float32 [phases · B, logits, rows, columns]."""
+        """int32 labels and bands → sums, whole numbers in float32 [phases · B, logits, rows, columns]."""
         return self._run(dict(feeds))
 
 

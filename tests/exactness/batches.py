@@ -80,7 +80,8 @@ class Batches:
                 singles.append(dict(self._runs))
             for name in singles[0]:
                 feeds = {
-                    key: np.concatenate([runs[name][0][key] for runs in singles]) for key in singles[0][name][0]
+                    key: np.concatenate([runs[name][0][key] for runs in singles])
+                    for key in singles[0][name][0]
                 }
                 phases, *sides = singles[0][name][1].shape
                 sums = self._recorders[name].session.run(feeds).reshape(phases, len(frames), *sides)

@@ -22,10 +22,14 @@ from tests.exactness.reference import Reference, ReferenceSetError
 
 def main() -> int:
     """Check what the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m tests.exactness.child", description="Check a reference set.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.exactness.child", description="Check a reference set."
+    )
     parser.add_argument("reference", type=Path, help="the .npz")
     parser.add_argument("bundle", type=Path, help="directory or zip")
-    parser.add_argument("--encode-every", type=int, default=1, metavar="N", help="encode every N-th frame too")
+    parser.add_argument(
+        "--encode-every", type=int, default=1, metavar="N", help="encode every N-th frame too"
+    )
     arguments = parser.parse_args()
     try:
         reference, bundle = Reference.load(arguments.reference), Bundle.load(arguments.bundle)

@@ -55,7 +55,9 @@ def compare(reference: Reference, bitstream: Bitstream, *, encode_every: int = 1
 
 def one(entry: Entry, number: int, wrong: str | None, *, encoded: bool) -> Outcome:
     """The outcome of one frame; `wrong` says what was, None where nothing was."""
-    first = wrong and f"frame {number} ({entry.kind}, rate level {entry.rate_level}, {entry.grid_name}): {wrong}"
+    first = (
+        wrong and f"frame {number} ({entry.kind}, rate level {entry.rate_level}, {entry.grid_name}): {wrong}"
+    )
     return Outcome({entry.grid_name: 1}, int(encoded), int(wrong is not None), first)
 
 

@@ -17,7 +17,7 @@ COMPUTING: Final = ("onnxruntime", "numpy")
 _TIMEOUT_S: Final = 1800.0
 
 
-class EnvironmentFailed(Exception):
+class VirtualEnvironmentError(Exception):
     """An environment cannot be made; the message is one line that says why."""
 
 
@@ -26,7 +26,7 @@ def oldest() -> list[str]:
     lowest = (re.fullmatch(rf"({'|'.join(COMPUTING)})>=([\d.]+)", line) for line in base_dependencies())
     pins = {found[1]: found[2] + ".0" * (2 - found[2].count(".")) for found in lowest if found}
     if set(pins) != set(COMPUTING):
-        raise EnvironmentFailed(f"pyproject.toml states a lowest version of {sorted(pins)} only")
+        raise VirtualEnvironmentError(f"pyproject.toml states a lowest version of {sorted(pins)} only")
     return [f"{name}=={version}" for name, version in pins.items()]
 
 
@@ -40,7 +40,7 @@ def make(folder: Path, pins: Sequence[str]) -> Path:
     """Make an environment in `folder`, which must not exist, and return its python.
 
     The base dependencies come at the versions of constraints.txt; onnxruntime and numpy as `pins` say, else the
-    newest that the package index has. Raises EnvironmentFailed.
+    newest that the package index has. Raises VirtualEnvironmentError.
     """
     constraints = [
         line
@@ -59,7 +59,7 @@ def _step(name: str, argv: Sequence[str]) -> None:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise EnvironmentFailed(f"{name} failed: not done after {_TIMEOUT_S:.0f} s") from error
+        raise VirtualEnvironmentError(f"{name} failed: not done after {_TIMEOUT_S:.0f} s") from error
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-        raise EnvironmentFailed(f"{name} failed: {lines[-1]}")
+        raise VirtualEnvironmentError(f"{name} failed: {lines[-1]}")

@@ -24,7 +24,10 @@ class Interpreter:
         self._graph = onnx_graph.read(onnx_bytes, f"prior.onnx ({name})")
         self._constants = {n: torch.tensor(array) for n, array in self._graph.constants.items()}
         for node in self._graph.nodes:
-            if node.operation not in _OPERATIONS or not set(node.attributes) <= _OPERATIONS[node.operation][1]:
+            if (
+                node.operation not in _OPERATIONS
+                or not set(node.attributes) <= _OPERATIONS[node.operation][1]
+            ):
                 raise NotImplementedError(f"{node.operation} with {sorted(node.attributes)}")
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:

@@ -12,9 +12,9 @@ from ndsc.codec import entropy, range_coder
 
 _PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu", "numpy", "constriction", "google-crc32c", "torch")
 # Those that choose the instructions of a convolution.
-_FEATURES: Final = frozenset(
-    ("sse4_2", "fma", "avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-    + ("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme")
+_FEATURES: Final = (
+    *("sse4_2", "fma", "avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme"),
 )
 
 
@@ -40,13 +40,15 @@ def facts() -> dict[str, object]:
 
 def _processor() -> dict[str, object]:
     """Its name and the instruction sets it says it has, where Linux tells."""
+    # An emulator shows the host's file; its fields then are another architecture's.
+    fields_of = {"x86_64": ("model name", "flags"), "aarch64": ("CPU part", "Features")}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+        name, features = fields_of[platform.machine()]
+    except (OSError, KeyError):
         return {}
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    features = (fields.get("flags") or fields.get("Features") or "").split()
-    return {
-        "processor": fields.get("model name", platform.processor()),
-        "features": sorted(_FEATURES.intersection(features)),
-    }
+    if features not in fields:
+        return {}
+    has = fields[features].split()
+    return {"processor": fields.get(name, ""), "features": [one for one in _FEATURES if one in has]}

@@ -78,7 +78,9 @@ class Reference:
         """How many entries of each kind, level and grid, how many different ones, and the payloads' bytes."""
         return {
             "frames": len(self.entries),
-            "different": len({entry.indices.tobytes() + bytes(entry.grid_name, "ascii") for entry in self.entries}),
+            "different": len(
+                {entry.indices.tobytes() + bytes(entry.grid_name, "ascii") for entry in self.entries}
+            ),
             "kinds": dict(Counter(entry.kind for entry in self.entries)),
             "rate_levels": dict(Counter(str(entry.rate_level) for entry in self.entries)),
             "grids": dict(Counter(entry.grid_name for entry in self.entries)),
@@ -92,7 +94,9 @@ class Reference:
             buffer,
             bitstream_id=np.frombuffer(self.bitstream_id, np.uint8),
             kinds=np.array([entry.kind for entry in self.entries]),
-            shapes=np.array([(e.rate_level, *e.indices.shape, len(e.payload)) for e in self.entries], np.int64),
+            shapes=np.array(
+                [(e.rate_level, *e.indices.shape, len(e.payload)) for e in self.entries], np.int64
+            ),
             indices=np.concatenate([entry.indices.astype(np.uint16).ravel() for entry in self.entries]),
             payloads=np.frombuffer(b"".join(entry.payload for entry in self.entries), np.uint8),
         )
@@ -102,7 +106,8 @@ class Reference:
     def load(cls, path: Path) -> Self:
         """Read an .npz of `save`. Raises ReferenceSetError."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # From memory: numpy leaves a damaged file open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 kinds, shapes = file["kinds"].tolist(), file["shapes"].tolist()
                 indices, payloads = file["indices"].astype(np.int32), file["payloads"].tobytes()
                 bitstream_id = file["bitstream_id"].tobytes()
@@ -149,7 +154,9 @@ def make(
         if kind == REAL:
             picture = next(small if grid == SMALL else large, None)
             if picture is None:
-                raise ReferenceSetError(f"too few pictures of a {grid.height}x{grid.width} grid; ask for fewer frames")
+                raise ReferenceSetError(
+                    f"too few pictures of a {grid.height}x{grid.width} grid; ask for fewer frames"
+                )
             padded = pad(picture, bundle.geometry.stride)
             indices = encoder.run(to_float(padded)[None])[0, :stages]
         elif kind == DRAWN:
@@ -159,6 +166,8 @@ def make(
             shape = (grid.height, grid.width)
             indices = np.stack([rng.integers(size, size=shape, dtype=np.int32) for size in sizes])
         if indices.shape != (stages, grid.height, grid.width):
-            raise ReferenceSetError(f"a picture made indices {list(indices.shape)} for {grid.height}x{grid.width}")
+            raise ReferenceSetError(
+                f"a picture made indices {list(indices.shape)} for {grid.height}x{grid.width}"
+            )
         entries.append(Entry(kind, level, indices, encode_payload(indices, level, bundle.bitstream)))
     return Reference(bundle.bitstream_id, tuple(entries))

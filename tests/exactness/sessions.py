@@ -40,11 +40,19 @@ class OnnxSession:
     """onnxruntime with the settings given: graph optimization level, threads, execution provider."""
 
     def __init__(
-        self, onnx_bytes: bytes, name: str, *, level: str, threads: int, provider: str = "CPUExecutionProvider"
+        self,
+        onnx_bytes: bytes,
+        name: str,
+        *,
+        level: str,
+        threads: int,
+        provider: str = "CPUExecutionProvider",
     ) -> None:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
-        settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level.upper()}")
+        settings.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, f"ORT_{level.upper()}"
+        )
         settings.log_severity_level = 4
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session: Any = onnxruntime.InferenceSession(onnx_bytes, settings, providers=[provider])

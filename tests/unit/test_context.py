@@ -112,7 +112,7 @@ def test_other_bytes_are_refused_or_give_other_indices(prior: ContextPrior) -> N
     rng = np.random.default_rng(6)
     indices = prior.sample(rng, 2, 6, 7)
     coded = prior.encode(indices)
-    outcomes = set()
+    outcomes: set[bool | str] = set()
     for bit in range(8 * len(coded)):
         damaged = bytearray(coded)
         damaged[bit // 8] ^= 1 << bit % 8

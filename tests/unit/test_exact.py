@@ -55,9 +55,9 @@ def test_a_product_has_the_largest_sum_of_any_column() -> None:
 
 def test_scaling_and_rounding_down() -> None:
     weights = np.ones((4, 1), np.float32)
-    more = (("Mul", ["y", "s"], "m", {}), ("Floor", ["m"], "out", {}))
+    more: Any = (("Mul", ["y", "s"], "m", {}), ("Floor", ["m"], "out", {}))
     assert prove(product(weights, TABLE, *more, s=2.0**-3)) == {"out": exact.Bound(5)}
-    clipped = (*more[:1], ("Floor", ["m"], "f", {}), ("Clip", ["f", "lo", "hi"], "out", {}))
+    clipped: Any = (*more[:1], ("Floor", ["m"], "f", {}), ("Clip", ["f", "lo", "hi"], "out", {}))
     assert prove(product(weights, TABLE, *clipped, s=0.125, lo=0, hi=3)) == {"out": exact.Bound(3)}
 
 
@@ -163,3 +163,40 @@ def test_a_cut_computes_the_same() -> None:
         np.testing.assert_array_equal(part.run(None, needed)[0], whole.run([output], feeds)[0])
     with pytest.raises(BundleError, match="does not compute"):
         onnx_graph.cut(data, "s9g9.sums", "prior.onnx")
+
+
+def test_values_too_small_for_a_float_are_refused() -> None:
+    """Seven times 2**-24 leaves nothing of a -1, whose floor would be 0."""
+    more: Any = [("Mul", [f"y{i}" if i else "y", "s"], f"y{i + 1}", {}) for i in range(2)]
+    data = product(np.ones((4, 1)), TABLE, *more, ("Floor", ["y2"], "out", {}), s=2.0**-24)
+    with pytest.raises(BundleError, match="fractional bits"):
+        prove(data)
+
+
+def test_what_else_a_file_may_not_hold() -> None:
+    sound = product(np.ones((4, 1)))
+
+    def refused(reason: str, change: Any) -> None:
+        model = onnx.load_from_string(sound)
+        change(model)
+        with pytest.raises(BundleError, match=reason):
+            prove(model.SerializeToString())
+
+    refused("opset", lambda m: setattr(m.opset_import[0], "version", 13))
+    refused("opset", lambda m: m.opset_import.add(domain="com.microsoft", version=1))
+    refused("functions", lambda m: m.functions.add(name="Floor"))
+    refused("sparse", lambda m: m.graph.sparse_initializer.add())
+    refused("twice", lambda m: m.graph.initializer.append(m.graph.initializer[0]))
+    refused("another file", lambda m: setattr(m.graph.initializer[0], "data_location", 1))
+    refused("domain", lambda m: setattr(m.graph.node[0], "domain", "com.microsoft"))
+    refused("lacks an input", lambda m: m.graph.node[0].input.pop())
+    refused("one output", lambda m: m.graph.node[0].output.append("more"))
+    refused("not of integers", lambda m: m.graph.node[1].attribute.append(helper.make_attribute("x", 0.5)))
+    refused("two numbers", lambda m: _clip(m, np.zeros(2, np.float32)))
+    refused("two numbers", lambda m: _clip(m, np.zeros(0, np.float32)))
+
+
+def _clip(model: onnx.ModelProto, limit: Any) -> None:
+    model.graph.node[-1].output[0] = "unclipped"
+    model.graph.initializer.append(numpy_helper.from_array(limit, "limit"))
+    model.graph.node.append(helper.make_node("Clip", ["unclipped", "limit", "limit"], ["out"]))
