@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint packaging proto constraints format clean help
+.PHONY: demo test lint packaging exactness fuzz proto constraints format clean help
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,12 @@ lint: $(VENV)/.installed  ## formatting, linters, types, import rule, wire contr
 
 packaging: $(VENV)/.installed  ## install the wheel in an empty environment and serve from it (uses the package index)
 	$(BIN)/pytest -m packaging
+
+exactness: $(VENV)/.installed  ## prove that bits decode alike everywhere, emulated aarch64 too (root; an hour; leaves out/exactness.json)
+	$(BIN)/python -m tests.exactness -o out/exactness.json $(EXACTNESS)
+
+fuzz: $(VENV)/.installed  ## 200,000 mutated payloads and files (20 minutes; leaves out/fuzz.json)
+	$(BIN)/python -m tests.fuzz --count 200000 -o out/fuzz.json
 
 format: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .

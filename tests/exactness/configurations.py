@@ -182,7 +182,14 @@ def _environment(pins: Callable[[], Sequence[str]], setting: Setting) -> Checked
         path = Path(folder, "reference.npz")
         setting.reference.save(path)
         report = children.run_in_environment(python, path, setting.bundle.path, timeout_s=_CHILD_TIMEOUT_S)
-    return Checked(report.outcome, report.machine)
+    return Checked(_whole(report.outcome, len(setting.reference.entries)), report.machine)
+
+
+def _whole(outcome: Outcome, frames: int) -> Outcome:
+    """The outcome of children, who must have checked all they were given."""
+    if outcome.total != frames:
+        raise NotRunError(f"children checked {outcome.total} of {frames} frames")
+    return outcome
 
 
 def emulated_chunks(reference: Reference, frames: int) -> list[tuple[Entry, ...]]:
@@ -215,7 +222,7 @@ def _aarch64(setting: Setting) -> Checked:
             machines[processor] = report.machine
             counts = f"{outcome.total} of {total} frames, {outcome.mismatches} mismatches"
             setting.progress(f"{counts}, {time.perf_counter() - started:.0f} s")
-    return Checked(outcome, {"emulator": _emulator(), "emulated": machines})
+    return Checked(_whole(outcome, total), {"emulator": _emulator(), "emulated": machines})
 
 
 def _emulator() -> str:

@@ -190,7 +190,8 @@ def test_the_interpreter_refuses_what_it_does_not_know() -> None:
         helper.make_node("Relu", ["p.x"], ["p.sums"]),
         helper.make_node("Conv", ["p.x", "k"], ["p.sums"], dilations=[2, 2]),
     ):
-        model = helper.make_model(helper.make_graph([node], "g", [info], [out], [kernel]))
+        graph = helper.make_graph([node], "g", [info], [out], [kernel])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
         with pytest.raises(NotImplementedError, match=node.op_type):
             Interpreter(model.SerializeToString(), "p")
 

@@ -126,13 +126,11 @@ class Fuzzer:
         """The mutant of this number."""
         return self._mutator.make(number)
 
-    def run(self, numbers: Iterable[int], progress: Callable[[Tally], None] | None = None) -> Tally:
+    def run(self, numbers: Iterable[int]) -> Tally:
         """Decode and judge the mutants of these numbers."""
         tally = Tally()
         for number in numbers:
             self._run_one(number, tally)
-            if progress:
-                progress(tally)
         return tally
 
     def _run_one(self, number: int, tally: Tally) -> None:

@@ -1,7 +1,7 @@
 """The readers of a bundle's files: any bytes give a valid object or BundleError, in bounded time and memory.
 
-A bundle's files are hashed, but whoever makes a bundle makes the hashes too, and a node may fetch its bundle from a
-server. So each reader is called as if the hashes fitted.
+A bundle's files are hashed, but whoever makes a bundle makes the hashes too, and a node may fetch its bundle
+from a server. So each reader is called as if the hashes fitted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,20 +18,20 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from ndsc.codec import onnx_graph
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.context import ContextPrior
-from ndsc.codec.errors import BundleError, ProviderError
+from ndsc.codec.errors import BundleError, NdscError, ProviderError
 from ndsc.codec.golden import Golden
 from ndsc.codec.prior import LatentPrior, StaticPrior
 from tests.fuzz import tiny_prior
 from tests.fuzz.memory import measured
 
-# Twice what the worst valid files of a megabyte take, lists of empty lists in the manifest.
+# Twice what the worst valid file of half a megabyte takes: lists of empty lists in the manifest.
 FIXED_BYTES: Final = 64 << 20
 BYTES_TO_ONE_READ: Final = 128
 SECONDS: Final = 5.0
@@ -55,13 +55,17 @@ def bounded(size: int) -> Iterator[None]:
     assert time.process_time() - start <= SECONDS
 
 
+def one_line(error: NdscError) -> None:
+    assert len(str(error).splitlines()) == 1
+
+
 def read_static(data: bytes) -> StaticPrior | None:
     """The prior, which must work; None where it was refused."""
     with bounded(len(data)):
         try:
             prior = StaticPrior.from_json(data)
         except BundleError as error:
-            assert "\n" not in str(error)
+            one_line(error)
             return None
     works(prior)
     return prior
@@ -73,12 +77,12 @@ def read_context(data: bytes, network: bytes) -> ContextPrior | None:
         try:
             prior = ContextPrior.from_files(data, network)
         except BundleError as error:
-            assert "\n" not in str(error)
+            one_line(error)
             return None
     try:
         works(prior)
     except (BundleError, ProviderError) as error:
-        assert "\n" not in str(error)
+        one_line(error)
     return prior
 
 
@@ -94,7 +98,7 @@ def read_golden(data: bytes, bundle: Bundle) -> Golden | None:
         try:
             golden = Golden.from_json(data)
         except BundleError as error:
-            assert "\n" not in str(error)
+            one_line(error)
             return None
     assert Golden.from_json(golden.to_json()) == golden
     return golden
@@ -106,7 +110,7 @@ def read_manifest(data: bytes, directory: Path) -> Bundle | None:
         try:
             return Bundle.load(directory)
         except BundleError as error:
-            assert "\n" not in str(error)
+            one_line(error)
             return None
 
 
@@ -131,12 +135,10 @@ VALUES = st.recursive(
 
 def places_in(value: Any) -> list[tuple[Any, Any]]:
     """(container, key) of everything inside."""
-    if isinstance(value, dict):
-        found = [(value, key) for key in value]
-    elif isinstance(value, list):
-        found = [(value, key) for key in range(len(value))]
-    else:
-        return []
+    keys: Iterable[Any] = (
+        value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    )
+    found = [(value, key) for key in keys]
     return found + [place for container, key in found for place in places_in(container[key])]
 
 
@@ -181,34 +183,40 @@ def damaged_json(sound: bytes) -> st.SearchStrategy[bytes]:
     return edited_json(sound) | edited_bytes(sound) | st.binary(max_size=200)
 
 
+BOMB_BYTES: Final = 1 << 19
+
+
+def repeated(start: bytes, part: bytes, end: bytes) -> bytes:
+    return start + part * (BOMB_BYTES // len(part)) + end
+
+
+def many_keys() -> bytes:
+    return ",".join(f'"{i:05x}":1' for i in range(BOMB_BYTES // 10)).encode()
+
+
 BOMBS: Final[dict[str, bytes]] = {
-    # name: about a megabyte
-    "open brackets": b"[" * (1 << 20),
-    "open braces": b'{"a":' * (1 << 18),
-    "empty lists": b"[" + b"[]," * (1 << 18) + b"1]",
-    "other keys": ("{" + ",".join(f'"{i:05x}":1' for i in range(1 << 17)) + "}").encode(),
-    "a long number": b'{"kind":' + b"9" * (1 << 20) + b"}",
-    "a long text": b'{"kind":"' + b"a" * (1 << 20) + b'"}',
-    "static, wrong frequencies": b'{"frequencies":[[' + b"[]," * (1 << 18) + b"1]]}",
-    "static, many tables": b'{"frequencies":[' + b"[]," * (1 << 18) + b"[1]]}",
-    "static, one long table": b'{"kind":"static-table","frequency_bits":16,"frequencies":[['
-    + b"1," * (1 << 19)
-    + b"1]]}",
-    "context, wrong logits": b'{"stages":[{"groups":[{"table":[[' + b"[]," * (1 << 18) + b"1]]}]}]}",
-    "context, wrong weights": b'{"weights":[' + b"[]," * (1 << 18) + b"1]}",
-    "context, wrong order": b'{"stages":[{"order":[' + b"[]," * (1 << 18) + b"1]}]}",
-    "golden, wrong entries": b'{"entries":[' + b"1," * (1 << 19) + b"1]}",
-    "golden, wrong grid": b'{"entries":[{"grid":[' + b"[]," * (1 << 18) + b"1]}]}",
-    "manifest, wrong files": (
-        '{"files":{' + ",".join(f'"{i:05x}":1' for i in range((1 << 17) - 9)) + "}}"
-    ).encode()[: 1 << 20],
+    "open brackets": repeated(b"", b"[", b""),
+    "open braces": repeated(b"", b'{"a":', b""),
+    "empty lists": repeated(b"[", b"[],", b"1]"),
+    "other keys": b"{" + many_keys() + b"}",
+    "a long number": repeated(b'{"kind":', b"9", b"}"),
+    "a long text": repeated(b'{"kind":"', b"a", b'"}'),
+    "static, wrong frequencies": repeated(b'{"frequencies":[[', b"[],", b"1]]}"),
+    "static, many tables": repeated(b'{"frequencies":[', b"[],", b"[1]]}"),
+    "static, one long table": repeated(
+        b'{"kind":"static-table","frequency_bits":16,"frequencies":[[', b"1,", b"1]]}"
+    ),
+    "context, wrong logits": repeated(b'{"stages":[{"groups":[{"table":[[', b"[],", b"1]]}]}]}"),
+    "context, wrong weights": repeated(b'{"weights":[', b"[],", b"1]}"),
+    "context, wrong order": repeated(b'{"stages":[{"order":[', b"[],", b"1]}]}"),
+    "golden, wrong entries": repeated(b'{"entries":[', b"1,", b"1]}"),
+    "golden, wrong grid": repeated(b'{"entries":[{"grid":[', b"[],", b"1]}]}"),
+    "manifest, wrong files": b'{"files":{' + many_keys() + b"}}",
 }
 
 
 @pytest.mark.parametrize("data", BOMBS.values(), ids=BOMBS)
-def test_a_megabyte_of_json_meant_to_hurt_is_refused(
-    data: bytes, tiny_bundle: Bundle, tmp_path: Path
-) -> None:
+def test_json_meant_to_hurt_is_refused(data: bytes, tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert read_static(data) is None
     assert read_context(data, NETWORK) is None
     assert read_golden(data, tiny_bundle) is None
@@ -245,7 +253,7 @@ def test_golden_vectors(tiny_bundle: Bundle, data: st.DataObject) -> None:
         try:
             golden.check(tiny_bundle.bitstream)
         except BundleError as error:
-            assert "\n" not in str(error)
+            one_line(error)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +377,7 @@ def test_network(network: bytes) -> None:
         try:
             onnx_graph.read(network, "prior.onnx")
         except BundleError as error:
-            assert "\n" not in str(error)
+            one_line(error)
     read_context(resealed(network), network)
 
 
@@ -438,12 +446,12 @@ NETWORKS: Final[dict[str, Callable[[], bytes]]] = {
         after_gather("Conv", "w"), constant("w", [1 << 32, 1 << 32])
     ),
     "too many dimensions": lambda: network_of(after_gather("Conv", "w"), constant("w", [1] * 65, 1)),
-    "a constant used 20000 times": lambda: network_of(
+    "a constant used 1000 times": lambda: network_of(
         [
             GATHER,
             *(
                 helper.make_node("Add", ["w", "w"], [f"x{i}"])
-                for i in range(20_000)
+                for i in range(1000)
             ),
             helper.make_node("Floor", ["x"], ["s1g0.sums"]),
         ],

@@ -28,7 +28,7 @@ def network() -> bytes:
         return numpy_helper.from_array(rng.integers(-9, 10, shape).astype(np.float32), name)
 
     def number(name: str, value: float) -> onnx.TensorProto:
-        return numpy_helper.from_array(np.float32(value), name)
+        return numpy_helper.from_array(np.array(value, np.float32), name)
 
     def sizes(name: str, *values: int) -> onnx.TensorProto:
         return numpy_helper.from_array(np.array(values, np.int64), name)

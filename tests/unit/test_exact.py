@@ -39,7 +39,7 @@ def prove(data: bytes) -> dict[str, exact.Bound]:
     return exact.prove(onnx_graph.read(data, "prior.onnx"), ROWS, "prior.onnx")
 
 
-PICK = ("Gather", ["table", "z"], "x", {})
+PICK: Any = ("Gather", ["table", "z"], "x", {})
 TABLE = np.arange(-10, 10, dtype=np.float32).reshape(5, 4)
 
 
