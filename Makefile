@@ -30,7 +30,7 @@ lint: $(VENV)/.installed  ## formatting, linters, types, import rule, wire contr
 packaging: $(VENV)/.installed  ## install the wheel in an empty environment and serve from it (uses the package index)
 	$(BIN)/pytest -m packaging
 
-exactness: $(VENV)/.installed  ## prove that bits decode alike everywhere, emulated aarch64 too (root; an hour; leaves out/exactness.json)
+exactness: $(VENV)/.installed  ## prove that bits decode alike everywhere, emulated aarch64 too (as root, 20 to 40 minutes; leaves out/exactness.json)
 	$(BIN)/python -m tests.exactness -o out/exactness.json $(EXACTNESS)
 
 fuzz: $(VENV)/.installed  ## 200,000 mutated payloads and files (20 minutes; leaves out/fuzz.json)

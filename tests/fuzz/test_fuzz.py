@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ndsc.codec import bitstream, entropy
-from ndsc.codec.bitstream import Bitstream, decode_payload, from_bytes, to_bytes
+from ndsc.codec.bitstream import Bitstream, decode_payload, encode_payload, from_bytes, to_bytes
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.errors import FrameFileError, PayloadCorruptError, PayloadSizeError
 from ndsc.codec.frames import Grid
@@ -109,7 +109,7 @@ def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
     real = StaticPrior.decode
 
     def decode(prior: StaticPrior, coded: bytes, stages: int, height: int, width: int) -> Indices:
-        np.ones((coded[0] if coded else 0, 1 << 20), np.uint8)
+        np.ones((coded[0] if coded else 0, 1 << 18), np.uint8)
         return real(prior, coded, stages, height, width)
 
     monkeypatch.setattr(StaticPrior, "decode", decode)
@@ -164,7 +164,11 @@ def test_the_command_reports_and_stores_escapes(
     assert run("--count", "700", "--processes", "2") == 0
     assert report()["outcomes_by_kind"] == sound["outcomes_by_kind"]
 
-    without_checksum(monkeypatch)
+    def without_checks(payload: bytes, grid: Grid, level: int, stream: Bitstream) -> Indices:
+        return stream.prior.decode(payload[:-4], stream.stages_sent(level), grid.height, grid.width)
+
+    # Not where the bundle's golden vectors are checked: they would notice.
+    monkeypatch.setattr(bitstream, "decode_payload", without_checks)
     assert run("--count", "300") == 1
     escaped = report()
     assert escaped["escaped"] > 0
@@ -182,11 +186,15 @@ def test_the_command_reports_and_stores_escapes(
 
 
 def test_the_memory_bounds_are_of_use(tiny_bundle: Bundle) -> None:
-    """They hold for the largest frame of the bundle that ships, and are no more than 4 times what it takes."""
+    """They hold for a large grid, and what Python allocates is no less than a sixth of its own."""
     for bundle in (tiny_bundle, Bundle.load(DEFAULT_BUNDLE)):
         stream, level = bundle.bitstream, bundle.rate_level_count - 1
         grid = Grid(64, 128)
-        data = bytes(4000)
+        indices = stream.prior.sample(
+            np.random.default_rng(0), stream.stages_sent(level), grid.height, grid.width
+        )
+        sound = encode_payload(indices, level, stream)
+        data = sound[:-1] + bytes([sound[-1] ^ 1])  # refused as late as can be
         for traced in (False, True):
             with measured(traced=traced) as peak, pytest.raises(PayloadCorruptError):
                 decode_payload(data, grid, level, stream)
@@ -209,13 +217,15 @@ def test_no_file_is_made_of_any_bytes(data: bytes) -> None:
 @given(st.binary(max_size=40), st.integers(-2, 2), st.binary(max_size=9))
 def test_a_sealed_file_is_read_only_as_it_would_be_written(payload: bytes, more: int, data: bytes) -> None:
     """Whatever the header says: the file is refused, or the frame becomes the same bytes again."""
-    body = b"NDSC\1" + data.ljust(21, b"\1") + struct.pack("<I", max(0, len(payload) + more)) + payload
+    length = max(0, len(payload) + more)
+    body = b"NDSC\1" + data.ljust(21, b"\1") + struct.pack("<I", length) + payload
     try:
         frame = from_bytes(sealed(body))
     except FrameFileError:
-        assert more
+        # Or one of its sides is 0.
+        assert length != len(payload) or b"\0\0" in body[6:10]
     else:
-        assert not more
+        assert length == len(payload)
         assert to_bytes(frame) == sealed(body)
 
 

@@ -1,0 +1,302 @@
+"""Section 8 of proto/SPEC.md: `prior.onnx`, proved exact, then computed in whole numbers.
+
+Nothing here is of the codec: the onnx package parses, numpy's int64 computes.
+"""
+
+# ruff: noqa: N806 -- the names are those of the specification.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from tests.golden.spec_errors import BundleError
+
+OPSET: Final = 20
+LARGEST: Final = 1 << 24
+"""Every B is below it."""
+OPERAND: Final = 1 << 8
+MOST_T: Final = 24
+
+Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Value:
+    """Numbers that are multiples of 2^−t."""
+
+    steps: Array
+    """The numbers times 2^t."""
+    t: int
+
+    def at(self, t: int) -> Array:
+        """The numbers times 2^t, for a t at least as large."""
+        return self.steps << (t - self.t)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What section 8.1 knows of a value: a multiple of 2^−t, of magnitude at most B · 2^−t."""
+
+    B: int
+    t: int
+    inputs: frozenset[str] = frozenset()
+    """The graph inputs it depends on."""
+
+    def at(self, t: int) -> int:
+        """B counted in steps of 2^−t, for a t at least as large."""
+        return self.B << (t - self.t)
+
+
+@dataclass(frozen=True)
+class _Node:
+    operation: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, tuple[int, ...]]
+
+
+class Network:
+    """All networks of one prior.
+
+    Args:
+        data: the bytes of prior.onnx.
+        groups: for each group without a table, `s{s}g{g}`, its inputs and how many values each can have.
+
+    Raises BundleError unless the file is what section 8 demands.
+    """
+
+    def __init__(self, data: bytes, groups: Mapping[str, Mapping[str, int]]) -> None:
+        graph = _graph(data)
+        self._constants = {tensor.name: _array(tensor) for tensor in graph.initializer}
+        self._nodes = [_node(node) for node in graph.node]
+        inputs = [value.name for value in graph.input]
+        names = [*self._constants, *inputs, *(node.output for node in self._nodes)]
+        if len(names) != len(set(names)) or len(graph.initializer) != len(self._constants):
+            raise BundleError("prior.onnx gives a name twice")
+        self._rows = {name: count for wanted in groups.values() for name, count in wanted.items()}
+        if set(inputs) != set(self._rows):
+            raise BundleError("prior.onnx has other inputs than its groups")
+        if sorted(value.name for value in graph.output) != sorted(f"{name}.sums" for name in groups):
+            raise BundleError("prior.onnx has other outputs than its groups")
+        self.bounds: dict[str, Bound] = {}
+        """Of each node's output."""
+        for node in self._nodes:
+            self.bounds[node.output] = self._proved(node)
+        for name, wanted in groups.items():
+            found = self.bounds.get(f"{name}.sums")
+            if found is None or found.t or found.inputs != set(wanted):
+                raise BundleError(f"{name}.sums is not whole numbers made of the group's inputs")
+
+    def run(self, output: str, feeds: Mapping[str, Array]) -> dict[str, Value]:
+        """Every value that `output` is made of, by its name; `feeds` are the inputs of its group."""
+        needed, path = {output}, []
+        for node in reversed(self._nodes):
+            if node.output in needed:
+                needed.update(node.inputs)
+                path.append(node)
+        known = {name: Value(array, 0) for name, array in feeds.items()}
+        for node in reversed(path):
+            given = [known[n] if n in known else self._constant(n) for n in node.inputs if n]
+            try:
+                known[node.output] = _computed(node.operation, given, node.attributes)
+            except (ValueError, IndexError) as error:
+                raise BundleError(f"{node.output}: shapes that do not fit: {error}") from error
+        return known
+
+    # 8.1, the bounds
+
+    def _proved(self, node: _Node) -> Bound:
+        try:
+            bound = self._bound(node)
+        except (IndexError, ValueError) as error:
+            raise BundleError(f"{node.output}: not a sound {node.operation}: {error}") from error
+        if bound.B >= LARGEST:
+            raise BundleError(f"{node.output} can reach {bound.B} steps")
+        return bound
+
+    def _bound(self, node: _Node) -> Bound:
+        names = node.inputs
+        for name in names[1:]:
+            if name in self._rows and node.operation != "Gather":
+                raise BundleError(f"{node.output}: a graph input that picks no rows")
+        if node.operation == "Gather":
+            table, rows = self._whole(names[0]), self._rows.get(names[1])
+            if rows is None or table.ndim != 2 or len(table) < rows or node.attributes.get("axis", (0,)) != (0,):
+                raise BundleError(f"{node.output} does not pick rows of a table by a graph input")
+            return Bound(_largest(table), 0, frozenset({names[1]}))
+        x = self._of(names[0])
+        if node.operation in ("Conv", "MatMul"):
+            if x.t or x.B > OPERAND:
+                raise BundleError(f"{node.output} multiplies what is no operand")
+            weights = np.abs(self._whole(names[1]))
+            if _largest(weights) > OPERAND or (node.operation == "MatMul" and weights.ndim != 2):
+                raise BundleError(f"{node.output} multiplies by what is no operand")
+            if node.operation == "MatMul":
+                return Bound(_largest(weights.sum(0) * x.B), 0, x.inputs)
+            reach = weights.reshape(len(weights), -1).sum(1) * x.B
+            if len(names) > 2:
+                reach = reach + np.abs(self._whole(names[2]))
+            return Bound(_largest(reach), 0, x.inputs)
+        if node.operation in ("Add", "Concat"):
+            terms = [self._of(name) for name in names]
+            t = max(term.t for term in terms)
+            reaches = [term.at(t) for term in terms]
+            B = sum(reaches) if node.operation == "Add" else max(reaches)
+            return Bound(B, t, frozenset().union(*(term.inputs for term in terms)))
+        if node.operation == "Mul":
+            factor = self._constant(names[1])
+            if factor.steps.ravel().tolist() != [1]:  # the smallest t makes 1 of every power of two up to 1
+                raise BundleError(f"{node.output} scales by what is not 2^−e")
+            return Bound(x.B, x.t + factor.t, x.inputs)
+        if node.operation == "Floor":
+            return Bound(-(-x.B >> x.t), 0, x.inputs)
+        if node.operation == "Clip":
+            low, high = (self._constant(name) for name in (names[1], names[2]))
+            sound = low.steps.size == high.steps.size == 1 and not (x.t or low.t or high.t)
+            if not sound or low.steps.item() > high.steps.item():
+                raise BundleError(f"{node.output} does not clip whole numbers to whole numbers")
+            return Bound(max(_largest(low.steps), _largest(high.steps)), 0, x.inputs)
+        if node.operation in ("Transpose", "Reshape", "Unsqueeze"):
+            return x
+        raise BundleError(f"{node.output}: {node.operation} is not an operation of section 8.1")
+
+    def _of(self, name: str) -> Bound:
+        if name in self.bounds:
+            return self.bounds[name]
+        constant = self._constant(name)
+        return Bound(_largest(constant.steps), constant.t)
+
+    def _constant(self, name: str) -> Value:
+        """A constant, at the smallest t at which it is whole."""
+        array = self._constants.get(name)
+        if array is None:
+            raise BundleError(f"{name!r} is not known where it is used")
+        if array.dtype != np.float32:
+            return Value(array.astype(np.int64), 0)
+        numbers = array.astype(np.float64)
+        if not (np.abs(numbers) < LARGEST).all():
+            raise BundleError(f"{name} is beyond every bound")
+        for t in range(MOST_T + 1):
+            steps = numbers * 2**t
+            if (steps == np.floor(steps)).all():
+                return Value(steps.astype(np.int64), t)
+        raise BundleError(f"{name} is no multiple of 2^−{MOST_T}")
+
+    def _whole(self, name: str) -> Array:
+        """A constant of whole numbers in float32."""
+        constant = self._constant(name)
+        if constant.t or self._constants[name].dtype != np.float32:
+            raise BundleError(f"{name} is not whole numbers in float32")
+        return constant.steps
+
+
+def _largest(array: Array) -> int:
+    return int(np.abs(array).max(initial=0))
+
+
+# Section 8, what a reader refuses of the file
+
+
+def _graph(data: bytes) -> Any:
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise BundleError("prior.onnx is not an ONNX file") from error
+    if [(o.domain or "ai.onnx", o.version) for o in model.opset_import] != [("ai.onnx", OPSET)]:
+        raise BundleError(f"prior.onnx is not of opset {OPSET} alone")
+    if model.functions or model.graph.sparse_initializer:
+        raise BundleError("prior.onnx holds functions or sparse constants")
+    return model.graph
+
+
+def _node(node: Any) -> _Node:
+    if node.domain not in ("", "ai.onnx") or len(node.output) != 1 or not node.input:
+        raise BundleError(f"{node.op_type}: another domain, no input, or not one output")
+    attributes: dict[str, tuple[int, ...]] = {}
+    for attribute in node.attribute:
+        if attribute.type not in (AttributeProto.INT, AttributeProto.INTS):
+            raise BundleError(f"{node.op_type}: attribute {attribute.name} is not of integers")
+        single = attribute.type == AttributeProto.INT
+        attributes[attribute.name] = (attribute.i,) if single else tuple(attribute.ints)
+    return _Node(node.op_type, tuple(node.input), node.output[0], attributes)
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    kinds = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64)
+    if tensor.data_type not in kinds or tensor.data_location or tensor.external_data:
+        raise BundleError(f"constant {tensor.name} is of another type or not in the file")
+    sides = tuple(tensor.dims)
+    if min(sides, default=1) < 0 or len(tensor.raw_data) != int(np.prod(sides)) * (
+        8 if tensor.data_type == TensorProto.INT64 else 4
+    ):
+        raise BundleError(f"constant {tensor.name} is not whole in raw_data")
+    array: NDArray[Any] = numpy_helper.to_array(tensor)
+    return array
+
+
+# 8.2, the operations as ONNX defines them, on whole numbers of steps
+
+
+def _computed(operation: str, given: Sequence[Value], attributes: Mapping[str, tuple[int, ...]]) -> Value:
+    x, others = given[0], [value.steps for value in given[1:]]
+    if operation == "Gather":
+        return Value(x.steps[others[0]], 0)
+    if operation == "Conv":
+        return Value(_convolution(x.steps, others[0], others[1] if others[1:] else None, attributes), 0)
+    if operation == "MatMul":
+        return Value(x.steps @ others[0], 0)
+    if operation == "Add":
+        t = max(x.t, given[1].t)
+        return Value(x.at(t) + given[1].at(t), t)
+    if operation == "Mul":
+        return Value(x.steps, x.t + given[1].t)
+    if operation == "Floor":
+        return Value(x.steps >> x.t, 0)
+    if operation == "Clip":
+        return Value(np.clip(x.steps, others[0].item(), others[1].item()), 0)
+    if operation == "Concat":
+        t = max(value.t for value in given)
+        return Value(np.concatenate([value.at(t) for value in given], attributes["axis"][0]), t)
+    if operation == "Transpose":
+        return Value(x.steps.transpose(attributes.get("perm", tuple(range(x.steps.ndim))[::-1])), x.t)
+    if operation == "Reshape":
+        copied = attributes.get("allowzero", (0,)) == (0,)
+        sides = [x.steps.shape[i] if copied and n == 0 else n for i, n in enumerate(others[0].tolist())]
+        return Value(x.steps.reshape(sides), x.t)
+    if operation == "Unsqueeze":
+        return Value(np.expand_dims(x.steps, tuple(others[0].tolist())), x.t)
+    raise BundleError(f"{operation} is not an operation of section 8.1")
+
+
+def _convolution(x: Array, weights: Array, bias: Array | None, attributes: Mapping[str, tuple[int, ...]]) -> Array:
+    """x [N, C, …], weights [O, C / groups, …] → [N, O, …]."""
+    kernel = weights.shape[2:]
+    strides = attributes.get("strides", (1,) * len(kernel))
+    dilations = attributes.get("dilations", (1,) * len(kernel))
+    pads = attributes.get("pads", (0,) * (2 * len(kernel)))
+    (groups,) = attributes.get("group", (1,))
+    edges = zip(pads[: len(kernel)], pads[len(kernel) :], strict=True)
+    x = np.pad(x, ((0, 0), (0, 0), *edges))
+    sides = [
+        (have - (k - 1) * d - 1) // s + 1
+        for have, k, d, s in zip(x.shape[2:], kernel, dilations, strides, strict=True)
+    ]
+    total = np.zeros((len(x), len(weights), *sides), np.int64)
+    for tap in np.ndindex(*kernel):
+        window = tuple(
+            slice(k * d, k * d + s * (n - 1) + 1, s)
+            for k, d, s, n in zip(tap, dilations, strides, sides, strict=True)
+        )
+        seen = x[(slice(None), slice(None), *window)]
+        by_group = zip(np.split(seen, groups, 1), np.split(weights[(..., *tap)], groups, 0), strict=True)
+        parts = [factors @ part.reshape(*part.shape[:2], -1) for part, factors in by_group]
+        total += np.concatenate(parts, 1).reshape(total.shape)
+    return total if bias is None else total + bias.reshape(-1, *(1,) * len(kernel))
