@@ -60,6 +60,8 @@ class PriorConfig(JsonConfig):
     warm_up_steps: int = 50
     protocol_share: float = 2 / 3
     """Share of samples that are views of the `kitti128` kind; the others are windows of whole frames."""
+    validation_samples: int = 160
+    """Of each kind."""
     validate_every: int = 100
     seed: int = 0
 
@@ -527,8 +529,12 @@ def train(
     grids, held_out = relabelled(grids, order), relabelled(held_out, order)
     sampler = GridSampler(grids, WINDOW, config.protocol_share)
     validation = {
-        "protocol": GridSampler(held_out, WINDOW, 1.0).sample(np.random.default_rng(1), 160),
-        "whole": GridSampler(held_out, WINDOW, 0.0).sample(np.random.default_rng(2), 160),
+        "protocol": GridSampler(held_out, WINDOW, 1.0).sample(
+            np.random.default_rng(1), config.validation_samples
+        ),
+        "whole": GridSampler(held_out, WINDOW, 0.0).sample(
+            np.random.default_rng(2), config.validation_samples
+        ),
     }
     if start is None:
         model.start_tables(
@@ -580,6 +586,7 @@ def main(
     start: Annotated[Path | None, typer.Option(help="Go on from an earlier run's output.")] = None,
     stage: Annotated[list[int] | None, typer.Option(help="Stages to train; all without.")] = None,
     learning_rate: Annotated[float, typer.Option(help="The largest.")] = PriorConfig.learning_rate,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = PriorConfig.batch_size,
     seed: Annotated[int, typer.Option(help="Of samples and weights.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes one for each core.")] = 0,
 ) -> None:
@@ -591,6 +598,7 @@ def main(
     config = PriorConfig(
         codebook_sizes=tuple(1 << max(1, (k - 1).bit_length()) for k in sizes),
         steps=steps,
+        batch_size=batch_size,
         learning_rate=learning_rate,
         quantize=not floats,
         seed=seed,

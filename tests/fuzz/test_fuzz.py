@@ -109,7 +109,7 @@ def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
     real = StaticPrior.decode
 
     def decode(prior: StaticPrior, coded: bytes, stages: int, height: int, width: int) -> Indices:
-        np.ones((coded[0] if coded else 0, 1 << 18), np.uint8)
+        np.ones((coded[0] if coded else 0, 1 << 17), np.uint8)
         return real(prior, coded, stages, height, width)
 
     monkeypatch.setattr(StaticPrior, "decode", decode)

@@ -6,6 +6,7 @@ from a server. So each reader is called as if the hashes fitted.
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import shutil
@@ -23,15 +24,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from ndsc.codec import onnx_graph
+from ndsc.codec.bitstream import encode_payload, payload_bounds
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.context import ContextPrior
 from ndsc.codec.errors import BundleError, NdscError, ProviderError
+from ndsc.codec.frames import Grid
 from ndsc.codec.golden import Golden
 from ndsc.codec.prior import LatentPrior, StaticPrior
 from tests.fuzz import tiny_prior
 from tests.fuzz.memory import measured
 
-# Twice what the worst valid file of half a megabyte takes: lists of empty lists in the manifest.
+# A valid file takes up to 41 bytes of memory for each of its own, measured with empty lists in a manifest.
 FIXED_BYTES: Final = 64 << 20
 BYTES_TO_ONE_READ: Final = 128
 SECONDS: Final = 5.0
@@ -254,6 +257,27 @@ def test_golden_vectors(tiny_bundle: Bundle, data: st.DataObject) -> None:
             golden.check(tiny_bundle.bitstream)
         except BundleError as error:
             one_line(error)
+
+
+@pytest.mark.parametrize("part", ["entries", "damaged"])
+def test_golden_vectors_of_frames_that_the_bundle_cannot_code(tiny_bundle: Bundle, part: str) -> None:
+    """Else a few hundred bytes ask for minutes and gigabytes, as soon as a bundle is loaded."""
+    stream, level, grid = tiny_bundle.bitstream, 0, Grid(1024, 1024)
+    indices = np.zeros((1, grid.height, grid.width), np.int32)
+    vector = {"rate_level": level, "grid": [grid.height, grid.width]}
+    content = json.loads(tiny_bundle.golden.to_json())
+    if part == "entries":
+        text = base64.b64encode(indices.astype("<u2").tobytes()).decode()
+        payload = encode_payload(indices, level, stream)
+        content[part].append(vector | {"indices": text, "payload": payload.hex()})
+    else:
+        payload = bytes(payload_bounds(stream, level, grid)[0])
+        content[part].append(
+            vector | {"damage": "zeros", "payload": payload.hex(), "error": "PayloadCorruptError"}
+        )
+    golden = Golden.from_json(json.dumps(content).encode())
+    with pytest.raises(BundleError):
+        golden.check(stream)
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ class Network:
             given = [known[n] if n in known else self._constant(n) for n in node.inputs if n]
             try:
                 known[node.output] = _computed(node.operation, given, node.attributes)
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, KeyError) as error:
                 raise BundleError(f"{node.output}: shapes that do not fit: {error}") from error
         return known
 
@@ -129,7 +129,12 @@ class Network:
                 raise BundleError(f"{node.output}: a graph input that picks no rows")
         if node.operation == "Gather":
             table, rows = self._whole(names[0]), self._rows.get(names[1])
-            if rows is None or table.ndim != 2 or len(table) < rows or node.attributes.get("axis", (0,)) != (0,):
+            if (
+                rows is None
+                or table.ndim != 2
+                or len(table) < rows
+                or node.attributes.get("axis", (0,)) != (0,)
+            ):
                 raise BundleError(f"{node.output} does not pick rows of a table by a graph input")
             return Bound(_largest(table), 0, frozenset({names[1]}))
         x = self._of(names[0])
@@ -276,7 +281,9 @@ def _computed(operation: str, given: Sequence[Value], attributes: Mapping[str, t
     raise BundleError(f"{operation} is not an operation of section 8.1")
 
 
-def _convolution(x: Array, weights: Array, bias: Array | None, attributes: Mapping[str, tuple[int, ...]]) -> Array:
+def _convolution(
+    x: Array, weights: Array, bias: Array | None, attributes: Mapping[str, tuple[int, ...]]
+) -> Array:
     """x [N, C, …], weights [O, C / groups, …] → [N, O, …]."""
     kernel = weights.shape[2:]
     strides = attributes.get("strides", (1,) * len(kernel))

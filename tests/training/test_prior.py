@@ -29,7 +29,13 @@ SIZES = (64, 16, 6)
 
 
 def small(**settings: object) -> PriorConfig:
-    values = {"codebook_sizes": SIZES, "channels": (16, 16, 16), "embedding": 8, "blocks": (1, 2, 1), "batch_size": 4} | settings
+    values = {
+        "codebook_sizes": SIZES,
+        "channels": (16, 16, 16),
+        "embedding": 8,
+        "blocks": (1, 2, 1),
+        "batch_size": 4,
+    } | settings
     return PriorConfig(**values)  # type: ignore[arg-type]
 
 
@@ -119,7 +125,9 @@ def test_labels_put_like_indices_together() -> None:
 
 def test_training_learns_goes_on_and_leaves_other_stages(tmp_path: Path) -> None:
     grids = random_grids(40)
-    config = small(steps=30, validate_every=10, warm_up_steps=5, protocol_share=1.0)
+    config = small(
+        validation_samples=8, steps=30, validate_every=10, warm_up_steps=5, protocol_share=1.0, batch_size=4
+    )
     both = IndexGrids((*grids.grids, *random_grids(2, 24, 40).grids))
     train(both, both, config, tmp_path / "first")
     lines = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]

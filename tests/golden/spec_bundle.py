@@ -1,0 +1,378 @@
+"""Sections 2, 3, 4 and 11 of proto/SPEC.md: what two machines share, read from a bundle and checked."""
+
+# ruff: noqa: N802 -- the names are those of the specification.
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from tests.golden.spec_errors import BundleError, RateLevelError
+from tests.golden.spec_network import Network
+
+KEYS: Final = {"format_version", "name", "bitstream", "files", "opset", "ir_version", "training", "licence"}
+BITSTREAM_KEYS: Final = {"format_version", "stride", "codebook_sizes", "rate_levels", "prior_sha256"}
+LIMITS: Final = {"max_side", "max_pixels"}
+REQUIRED: Final = {"encoder.onnx", "decoder.onnx", "prior.json", "golden.json"}
+NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+SHA256: Final = "[0-9a-f]{64}"
+PHASES: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
+BANDS: Final = 8
+
+Phase = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StaticPrior:
+    """Section 4, kind `static-table`."""
+
+    frequencies: tuple[tuple[int, ...], ...]
+
+    @property
+    def codebook_sizes(self) -> list[int]:
+        """K_s of each stage."""
+        return [len(table) for table in self.frequencies]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Positions whose logits are found at once."""
+
+    scale: int
+    phases: tuple[Phase, ...]
+    table: tuple[tuple[int, ...], ...] | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage is coded."""
+
+    codebook_size: int
+    low_bits: int
+    order: tuple[int, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def H(self) -> int:
+        """Values of the high digit."""
+        return self.codebook_size >> self.low_bits
+
+    @property
+    def L(self) -> int:
+        """Values of the low digit; 1 where there is none."""
+        return 1 << self.low_bits
+
+    @property
+    def logits(self) -> int:
+        """Of one position."""
+        return self.H * (1 + self.L) if self.low_bits else self.H
+
+    def known(self, g: int) -> list[Phase]:
+        """Section 7.2: the phases that group g is told, in order."""
+        scale = self.groups[g].scale
+        phases = [(0, 0)] if scale == 0 and self.groups[0].scale == 1 else []
+        for earlier in self.groups[:g]:
+            phases += earlier.phases if earlier.scale == scale else ()
+        return phases
+
+
+@dataclass(frozen=True)
+class ContextPrior:
+    """Section 4, kind `context`."""
+
+    weights: tuple[int, ...]
+    logit_shift: int
+    stages: tuple[Stage, ...]
+    network: Network
+
+    @property
+    def codebook_sizes(self) -> list[int]:
+        """K_s of each stage."""
+        return [stage.codebook_size for stage in self.stages]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Section 11: a payload, and its indices or the kind of error that it must give."""
+
+    rate_level: int
+    h: int
+    w: int
+    payload: bytes
+    indices: bytes = b""
+    damage: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that getting indices out of payloads takes."""
+
+    bitstream_id: bytes
+    bundle_id: str
+    stride: int
+    rate_levels: tuple[int, ...]
+    max_side: int
+    max_pixels: int
+    prior: StaticPrior | ContextPrior
+    entries: tuple[Vector, ...]
+    damaged: tuple[Vector, ...]
+
+    def stages_sent(self, rate_level: int) -> int:
+        """Section 10, check 3."""
+        if not 0 <= rate_level < len(self.rate_levels):
+            raise RateLevelError(f"no rate level {rate_level}")
+        return self.rate_levels[rate_level]
+
+
+def read_bundle(path: Path) -> Bundle:
+    """A bundle from a directory or a zip. Raises BundleError."""
+    if path.is_dir():
+        return _bundle(lambda name, most: _from_folder(path / name, most))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifests = [name for name in archive.namelist() if PurePosixPath(name).name == "manifest.json"]
+            if len(manifests) != 1:
+                raise BundleError("not one manifest.json in the zip")
+            folder = PurePosixPath(manifests[0]).parent
+            return _bundle(lambda name, most: _from_zip(archive, str(folder / name), most))
+    except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} is not a readable zip: {error}") from error
+
+
+def _from_folder(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+
+
+def _from_zip(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    try:
+        with archive.open(name) as file:
+            return file.read(most + 1)
+    except KeyError as error:
+        raise BundleError(f"no {name} in the zip") from error
+
+
+def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
+    """Section 3."""
+    data = read("manifest.json", 1 << 20)
+    if len(data) > 1 << 20:
+        raise BundleError("manifest.json is too long")
+    manifest = _object(_json(data), KEYS)
+    for key in ("opset", "ir_version"):
+        _integer(manifest[key], 1, 1000)
+    _integer(manifest["format_version"], 1, 1)
+    _text(manifest["name"], NAME)
+    _text(manifest["licence"], "(?s:.{1,200})")
+    if type(manifest["training"]) is not dict:
+        raise BundleError("training is not an object")
+    files = manifest["files"]
+    if type(files) is not dict or len(files) > 16 or not files.keys() >= REQUIRED:
+        raise BundleError("files does not list what a bundle holds")
+    for name, listed in files.items():
+        _text(name, NAME)
+        _text(_object(listed, {"sha256", "bytes"})["sha256"], SHA256)
+        _integer(listed["bytes"], 1, 1 << 28)
+
+    def file(name: str) -> bytes:
+        content = read(name, files[name]["bytes"])
+        if len(content) != files[name]["bytes"] or _sha256(content) != files[name]["sha256"]:
+            raise BundleError(f"{name} is not the file that the manifest lists")
+        return content
+
+    facts = _object(manifest["bitstream"], BITSTREAM_KEYS | LIMITS)  # section 3.1
+    _integer(facts["format_version"], 1, 1)
+    sizes = _integers(facts["codebook_sizes"], 1, 16, 2, 65536)
+    levels = _integers(facts["rate_levels"], 1, 256, 1, len(sizes))
+    if list(levels) != sorted(levels):
+        raise BundleError("rate levels fall")
+    if _text(facts["prior_sha256"], SHA256) != files["prior.json"]["sha256"]:
+        raise BundleError("two hashes of prior.json")
+    prior_json = _json(file("prior.json"))
+    kind = prior_json.get("kind") if type(prior_json) is dict else None
+    if kind not in ("static-table", "context") or (kind == "context") != ("prior.onnx" in files):
+        raise BundleError("a prior of an unknown kind, or prior.onnx where it does not belong")
+    prior: StaticPrior | ContextPrior
+    prior = _context(prior_json, file("prior.onnx")) if kind == "context" else _static(prior_json)
+    if prior.codebook_sizes != list(sizes):
+        raise BundleError("prior.json is for other codebooks")
+    entries, damaged = _vectors(_json(file("golden.json")), len(levels))
+    return Bundle(
+        bitstream_id=hashlib.sha256(_canonical(facts)).digest()[:16],  # section 3.2
+        bundle_id=_sha256(_canonical(manifest)),
+        stride=_integer(facts["stride"], 1, 256),
+        rate_levels=levels,
+        max_side=_integer(facts["max_side"], 1, 65535),
+        max_pixels=_integer(facts["max_pixels"], 1, 1 << 26),
+        prior=prior,
+        entries=entries,
+        damaged=damaged,
+    )
+
+
+def _static(content: Any) -> StaticPrior:
+    """Section 4, kind `static-table`."""
+    _object(content, {"kind", "frequency_bits", "frequencies"})
+    _integer(content["frequency_bits"], 16, 16)
+    tables = [_integers(table, 2, 65536, 1, 65536) for table in _list(content["frequencies"], 1, 16)]
+    if any(sum(table) != 65536 for table in tables):
+        raise BundleError("frequencies do not add up to 65536")
+    return StaticPrior(tuple(tables))
+
+
+def _context(content: Any, onnx: bytes) -> ContextPrior:
+    """Section 4, kind `context`, with the network's inputs of section 7.2."""
+    keys = {"kind", "frequency_bits", "network_sha256", "weights", "logit_shift", "stages"}
+    _object(content, keys)
+    _integer(content["frequency_bits"], 16, 16)
+    if _text(content["network_sha256"], SHA256) != _sha256(onnx):
+        raise BundleError("prior.onnx is not the network of prior.json")
+    weights = _integers(content["weights"], 256, 256, 0, 65536)
+    if weights[0] != 65536 or list(weights) != sorted(weights, reverse=True):
+        raise BundleError("weights do not fall from 65536")
+    stages = tuple(_stage(stage) for stage in _list(content["stages"], 1, 16))
+    groups: dict[str, dict[str, int]] = {}
+    for s, stage in enumerate(stages):
+        for g, group in enumerate(stage.groups):
+            if group.table is None:
+                name = f"s{s}g{g}"
+                groups[name] = {f"{name}.band": BANDS}
+                if stage.known(g):
+                    groups[name][f"{name}.known"] = stage.codebook_size + 1
+                for t in range(s):
+                    groups[name][f"{name}.earlier{t}"] = stages[t].codebook_size + 1
+    if len(groups) > 8:
+        raise BundleError("more than 8 groups without a table")
+    shift = _integer(content["logit_shift"], 0, 8)
+    return ContextPrior(weights, shift, stages, Network(onnx, groups))
+
+
+def _stage(content: Any) -> Stage:
+    _object(content, {"codebook_size", "low_bits", "order", "groups"})
+    size = _integer(content["codebook_size"], 2, 4096)
+    groups = []
+    for item in _list(content["groups"], 1, 16):
+        _object(item, {"scale", "phases"}, {"table"})
+        phases = tuple(_integers(pair, 2, 2, 0, 1) for pair in _list(item["phases"], 1, 4))
+        rows = item.get("table")
+        groups.append(
+            Group(
+                _integer(item["scale"], 0, 1),
+                tuple((a, b) for a, b in phases),
+                None
+                if rows is None
+                else tuple(_integers(r, 2, 1 << 17, -4096, 4096) for r in _list(rows, 8, 8)),
+            )
+        )
+    stage = Stage(
+        size,
+        _integer(content["low_bits"], 0, 8),
+        _integers(content["order"], size, size, 0, size - 1),
+        tuple(groups),
+    )
+    if size != stage.H * stage.L or not 2 <= stage.H <= 256:
+        raise BundleError("low_bits does not split the codebook")
+    if sorted(stage.order) != list(range(size)):
+        raise BundleError("order does not hold every index once")
+    if any(len(row) != stage.logits for group in groups for row in group.table or ()):
+        raise BundleError("a table of another width")
+    scales = [group.scale for group in groups]
+    held = {n: sorted(p for group in groups if group.scale == n for p in group.phases) for n in (0, 1)}
+    fine = list(PHASES[1:] if 1 in scales else PHASES)
+    if scales != sorted(scales, reverse=True) or held != {0: fine, 1: list(PHASES) if 1 in scales else []}:
+        raise BundleError("the groups do not hold every position once, scale 1 first")
+    return stage
+
+
+def _vectors(content: Any, levels: int) -> tuple[tuple[Vector, ...], tuple[Vector, ...]]:
+    """Section 11: the entries and the damaged payloads."""
+    _object(content, {"entries", "damaged"})
+    entries, damaged = [], []
+    for item in _list(content["entries"], 1, 4096):
+        _object(item, {"rate_level", "grid", "indices", "payload"})
+        try:
+            indices = base64.b64decode(_text(item["indices"], "[A-Za-z0-9+/=]*"), validate=True)
+        except ValueError as error:
+            raise BundleError("indices are not Base64") from error
+        entries.append(Vector(*_coded(item, levels), indices=indices))
+    for item in _list(content["damaged"], 1, 4096):
+        _object(item, {"damage", "rate_level", "grid", "payload", "error"})
+        damage, kind = (
+            _text(item["damage"], "(?s:.{0,100})"),
+            _text(item["error"], "Payload(Size|Corrupt)Error"),
+        )
+        damaged.append(Vector(*_coded(item, levels), damage=damage, error=kind))
+    return tuple(entries), tuple(damaged)
+
+
+def _coded(item: dict[str, Any], levels: int) -> tuple[int, int, int, bytes]:
+    h, w = _integers(item["grid"], 2, 2, 1, 1024)
+    payload = bytes.fromhex(_text(item["payload"], "([0-9A-Fa-f]{2})*"))
+    return _integer(item["rate_level"], 0, levels - 1), h, w, payload
+
+
+# Section 2.2
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"not JSON in UTF-8: {error}") from error
+
+
+def _canonical(value: Any) -> bytes:
+    """Section 3.2."""
+    try:
+        return json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
+    except ValueError as error:
+        raise BundleError(f"a value that has no canonical form: {error}") from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _object(value: Any, keys: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:
+    if type(value) is not dict or not set(keys) <= value.keys() <= {*keys, *optional}:
+        raise BundleError(f"an object of other keys than {sorted(keys)}")
+    return value
+
+
+def _list(value: Any, least: int, most: int) -> list[Any]:
+    if type(value) is not list or not least <= len(value) <= most:
+        raise BundleError(f"not a list of {least} to {most}")
+    return value
+
+
+def _integer(value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise BundleError(f"not an integer of {least} to {most}")
+    return value
+
+
+def _integers(value: Any, fewest: int, count: int, least: int, most: int) -> tuple[int, ...]:
+    return tuple(_integer(item, least, most) for item in _list(value, fewest, count))
+
+
+def _text(value: Any, pattern: str) -> str:
+    if type(value) is not str or not re.fullmatch(pattern, value):
+        raise BundleError(f"not text of the form {pattern}")
+    return value
