@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
@@ -24,7 +26,7 @@ from ndsc.codec import entropy, exact, onnx_graph
 from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
 from ndsc.codec.prior import FREQUENCY_BITS, FREQUENCY_TOTAL, MAX_STAGES, code_bits
 from ndsc.codec.runtime import PriorSession
-from ndsc.codec.schedule import BANDS, Grid, Planes, Stage, StrictModel, places
+from ndsc.codec.schedule import BANDS, Grid, Group, Planes, Stage, StrictModel, places
 
 MAX_PASSES: Final = 8
 WEIGHTS: Final = 256
@@ -65,6 +67,60 @@ def softmax_weights(logit_step: float) -> list[int]:
     return [int(np.floor(FREQUENCY_TOTAL * np.exp(-i * logit_step) + 0.5)) for i in range(WEIGHTS)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """One group, with what coding asks of it again and again."""
+
+    name: str
+    stage: int
+    group: Group
+    scale: int
+    order: tuple[tuple[int, int], ...]
+    """Phases in coding order."""
+    known: list[tuple[int, int]]
+    low_bits: int
+    high_size: int
+    low_size: int
+    logits: int
+    table: NDArray[np.float32] | None
+    """[bands, logits] at the scale of a network's sums, so that both are rounded alike; None for a network."""
+    inputs: Mapping[str, int]
+    """Inputs of the network and how many values each can have."""
+
+
+def _plan(stages: Sequence[Stage], logit_shift: int) -> list[list[_Pass]]:
+    plan = []
+    for s, stage in enumerate(stages):
+        passes = []
+        for g, group in enumerate(stage.groups):
+            name, known = pass_name(s, g), stage.known(g)
+            inputs = {f"{name}.band": BANDS}
+            if known:
+                inputs[f"{name}.known"] = stage.codebook_size + 1
+            inputs |= {f"{name}.earlier{t}": stages[t].codebook_size + 1 for t in range(s)}
+            table = None
+            if group.table is not None:
+                table, inputs = np.array(group.table, np.float32) * (1 << logit_shift), {}
+            passes.append(
+                _Pass(
+                    name=name,
+                    stage=s,
+                    group=group,
+                    scale=group.scale,
+                    order=group.order,
+                    known=known,
+                    low_bits=stage.low_bits,
+                    high_size=stage.high_size,
+                    low_size=stage.low_size,
+                    logits=stage.logits,
+                    table=table,
+                    inputs=inputs,
+                )
+            )
+        plan.append(passes)
+    return plan
+
+
 class ContextPrior:
     """A latent prior whose probabilities hang on the indices already coded. Safe to use from several threads.
 
@@ -86,24 +142,12 @@ class ContextPrior:
         self._labels = [np.argsort(order).astype(np.int32) for order in self._indices]
         self._weights, self._shift = list(weights), logit_shift
         self._weights_float = np.array(weights, dtype=np.float64)
-        # At the scale of a network's sums, so that both are rounded alike.
-        self._tables = [
-            [
-                np.array(group.table, np.float32) * (1 << logit_shift) if group.table is not None else None
-                for group in stage.groups
-            ]
-            for stage in self.stages
-        ]
-        self._inputs = {
-            pass_name(s, g): self._network_inputs(s, g)
-            for s, stage in enumerate(self.stages)
-            for g, group in enumerate(stage.groups)
-            if group.table is None
-        }
+        self._plan = _plan(self.stages, logit_shift)
+        self._networks = [p for passes in self._plan for p in passes if p.table is None]
         graph = onnx_graph.read(network, "prior.onnx")
-        rows = {name: count for inputs in self._inputs.values() for name, count in inputs.items()}
+        rows = {name: count for p in self._networks for name, count in p.inputs.items()}
         bounds = exact.prove(graph, rows, "prior.onnx")
-        outputs = {f"{name}.sums" for name in self._inputs}
+        outputs = {f"{p.name}.sums" for p in self._networks}
         if set(bounds) != outputs:
             raise BundleError(f"prior.onnx has outputs {sorted(bounds)} where {sorted(outputs)} belong")
 
@@ -114,7 +158,7 @@ class ContextPrior:
 
     def passes(self, stages_sent: int) -> int:
         """Network passes for one frame of this many stages."""
-        return sum(group.table is None for stage in self.stages[:stages_sent] for group in stage.groups)
+        return sum(p.stage < stages_sent for p in self._networks)
 
     @classmethod
     def from_files(cls, prior_json: bytes, network: bytes) -> Self:
@@ -223,28 +267,24 @@ class ContextPrior:
         note: Callable[[Grid, Frequencies], None] | None,
     ) -> None:
         """Every group in order: `read` its digits and put them into the planes, or `note` those that are there."""
-        for s, stage in enumerate(self.stages[: planes.stages]):
-            bits = stage.low_bits
-            for g, group in enumerate(stage.groups):
-                sums = self._sums(planes, s, g)
-                place = places(
-                    planes.height, planes.width, group.scale, group.order, stage.high_size, stage.low_size
-                )
-                frequencies = self.frequencies(sums.take(place.high))
+        for one in chain.from_iterable(self._plan[: planes.stages]):
+            sums, bits = self._sums(planes, one), one.low_bits
+            place = places(planes.height, planes.width, one.scale, one.order, one.high_size, one.low_size)
+            frequencies = self.frequencies(sums.take(place.high))
+            if note:
+                labels = planes.take(one.stage, one.group)
+                high = labels >> bits
+                note(high, frequencies)
+            elif read:
+                high = labels = read(frequencies)
+            if bits:
+                frequencies = self.frequencies(sums.take(place.low + high * (place.cells << bits)))
                 if note:
-                    indices = planes.take(s, group)
-                    high = indices >> bits
-                    note(high, frequencies)
+                    note(labels & ((1 << bits) - 1), frequencies)
                 elif read:
-                    high = indices = read(frequencies)
-                if bits:
-                    frequencies = self.frequencies(sums.take(place.low + high * (place.cells << bits)))
-                    if note:
-                        note(indices & ((1 << bits) - 1), frequencies)
-                    elif read:
-                        indices = (high << bits) | read(frequencies)
-                if read:
-                    planes.put(s, group, indices)
+                    labels = (high << bits) | read(frequencies)
+            if read:
+                planes.put(one.stage, one.group, labels)
 
     def frequencies(self, sums: NDArray[np.float32]) -> Frequencies:
         """A network's sums, whole numbers [k, n] → frequencies [n, k]: whole, at least 1, each row's sum 2**16.
@@ -267,39 +307,26 @@ class ContextPrior:
         shares[0] = FREQUENCY_TOTAL - shares[1:].sum(axis=0)
         return np.ascontiguousarray(shares.T)
 
-    def _sums(self, planes: Planes, s: int, g: int) -> NDArray[np.float32]:
+    def _sums(self, planes: Planes, one: _Pass) -> NDArray[np.float32]:
         """What a group's logits are rounded from: [phases, logits of the stage, rows, columns] of cells."""
-        stage, group = self.stages[s], self.stages[s].groups[g]
-        bands = planes.bands(group.scale)
-        expected = (len(group.phases), stage.logits, *planes.cells(group.scale))
-        table = self._tables[s][g]
-        if table is not None:
-            return np.broadcast_to(table[bands].T[None, :, :, None], expected)
-        name = pass_name(s, g)
-        feeds: dict[str, NDArray[np.int32]] = {f"{name}.band": bands[None]}
-        known = stage.known(g)
-        if known:
-            feeds[f"{name}.known"] = np.stack([planes.plane(s, group.scale, p) for p in known])[None]
-        for t in range(s):
-            feeds[f"{name}.earlier{t}"] = planes.grid(t, group.scale)[None]
-        sums = self._sessions[name].run(feeds)
+        bands, expected = planes.bands(one.scale), (len(one.order), one.logits, *planes.cells(one.scale))
+        if one.table is not None:
+            return np.broadcast_to(one.table[bands].T[None, :, :, None], expected)
+        feeds: dict[str, NDArray[np.int32]] = {f"{one.name}.band": bands[None]}
+        if one.known:
+            feeds[f"{one.name}.known"] = planes.stack(one.stage, one.scale, one.known)[None]
+        for t in range(one.stage):
+            feeds[f"{one.name}.earlier{t}"] = planes.grid(t, one.scale)[None]
+        sums = self._sessions[one.name].run(feeds)
         if sums.shape != expected:
-            raise BundleError(f"prior.onnx: {name}.sums is {list(sums.shape)}, not {list(expected)}")
+            raise BundleError(f"prior.onnx: {one.name}.sums is {list(sums.shape)}, not {list(expected)}")
         return sums
-
-    def _network_inputs(self, s: int, g: int) -> dict[str, int]:
-        """Inputs of a group's network and how many values each can have."""
-        name = pass_name(s, g)
-        inputs = {f"{name}.band": BANDS}
-        if self.stages[s].known(g):
-            inputs[f"{name}.known"] = self.codebook_sizes[s] + 1
-        return inputs | {f"{name}.earlier{t}": self.codebook_sizes[t] + 1 for t in range(s)}
 
     @cached_property
     def _sessions(self) -> Mapping[str, PriorSession]:
         return {
-            name: PriorSession(
-                onnx_graph.cut(self.network, f"{name}.sums", "prior.onnx"), name, tuple(inputs)
+            p.name: PriorSession(
+                onnx_graph.cut(self.network, f"{p.name}.sums", "prior.onnx"), p.name, tuple(p.inputs)
             )
-            for name, inputs in self._inputs.items()
+            for p in self._networks
         }

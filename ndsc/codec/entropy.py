@@ -62,7 +62,13 @@ def _model(stream: Any, frequencies: Table) -> tuple[Any, ...]:
     as_float64 = np.ascontiguousarray(frequencies, dtype=np.float64)
     if as_float64.ndim == 1:
         return (stream.model.Categorical(as_float64, perfect=False),)
-    return (stream.model.Categorical(perfect=False), as_float64)
+    return (_family(stream), as_float64)
+
+
+@cache
+def _family(stream: Any) -> Any:
+    """The model of one row for each index."""
+    return stream.model.Categorical(perfect=False)
 
 
 def encode(stages: Sequence[NDArray[np.int32]], tables: Sequence[Table]) -> bytes:

@@ -180,6 +180,13 @@ class Planes:
         plane: Grid = self._padded[stage, phase[0] * half :: step, phase[1] * half :: step][:rows, :columns]
         return plane
 
+    def stack(self, stage: int, scale: int, phases: Sequence[Sequence[int]]) -> Grid:
+        """Several phases: int32 [phases, rows, columns] of cells."""
+        stacked = np.empty((len(phases), *self.cells(scale)), np.int32)
+        for plane, phase in zip(stacked, phases, strict=True):
+            plane[:] = self.plane(stage, scale, phase)
+        return stacked
+
     def grid(self, stage: int, scale: int) -> Grid:
         """The positions of a scale with K outside the grid: int32 [2 · rows, 2 · columns] of cells."""
         step = 1 << scale

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(_table(tally))
     print(
         f"{tally.total} mutants in {seconds:.0f} s, {tally.escaped} escaped; slowest {tally.slowest_ms:.0f} ms "
-        f"({tally.slowest_kind}); memory at most {tally.largest_share_traced:.0%} (allocated) and "
+        f"({tally.slowest}); memory at most {tally.largest_share_traced:.0%} (allocated) and "
         f"{tally.largest_share_resident:.0%} (process) of its bound"
     )
     for escape in tally.escapes:
@@ -150,8 +150,9 @@ def _report(tally: Tally, bundle: Bundle, options: argparse.Namespace, seconds: 
             "allocated": round(tally.largest_share_traced, 3),
             "process": round(tally.largest_share_resident, 3),
         },
-        "slowest_ms": round(tally.slowest_ms, 1),
+        "slowest": {"ms": round(tally.slowest_ms, 1), "mutant": tally.slowest},
         "seconds": round(seconds, 1),
+        "processor_seconds": round(time.process_time(), 1) if options.processes == 1 else None,
         "processes": options.processes,
         "versions": {n: metadata.version(n) for n in ("constriction", "numpy", "onnxruntime")},
     }

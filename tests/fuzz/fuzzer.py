@@ -75,7 +75,9 @@ class Tally:
     """Of the bound of its call."""
     largest_share_resident: float = 0.0
     slowest_ms: float = 0.0
-    slowest_kind: str = ""
+    """Of this process's own time."""
+    slowest: str = ""
+    """Number and kind of that mutant."""
 
     @property
     def total(self) -> int:
@@ -94,7 +96,7 @@ class Tally:
         self.largest_share_traced = max(self.largest_share_traced, other.largest_share_traced)
         self.largest_share_resident = max(self.largest_share_resident, other.largest_share_resident)
         if other.slowest_ms > self.slowest_ms:
-            self.slowest_ms, self.slowest_kind = other.slowest_ms, other.slowest_kind
+            self.slowest_ms, self.slowest = other.slowest_ms, other.slowest
 
 
 ESCAPED: Final = "ESCAPED"
@@ -135,7 +137,7 @@ class Fuzzer:
 
     def _run_one(self, number: int, tally: Tally) -> None:
         mutant = self.mutant(number)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             with measured(traced=number % TRACE_EVERY == 0) as peak:
                 outcome = self.judge(mutant)
@@ -145,9 +147,9 @@ class Fuzzer:
             if len(tally.escapes) < MAX_ESCAPES_KEPT:
                 tally.escapes.append(Escape(number, mutant.kind, str(escape), mutant.data, mutant.claim))
         tally.outcomes[mutant.kind, outcome] += 1
-        took_ms = 1000 * (time.perf_counter() - start)
+        took_ms = 1000 * (time.process_time() - start)
         if took_ms > tally.slowest_ms:
-            tally.slowest_ms, tally.slowest_kind = took_ms, mutant.kind
+            tally.slowest_ms, tally.slowest = took_ms, f"{number}: {mutant.kind}"
 
     def judge(self, mutant: Mutant) -> str:
         """Name of what came out: an error's class, `UNCHANGED` or `ALSO_SOUND`.

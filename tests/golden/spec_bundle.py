@@ -6,21 +6,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from tests.golden.spec_errors import BundleError, RateLevelError
+from tests.golden.spec_json import canonical, integer, integers, items, keyed, parsed, text
 from tests.golden.spec_network import Network
 
 KEYS: Final = {"format_version", "name", "bitstream", "files", "opset", "ir_version", "training", "licence"}
 BITSTREAM_KEYS: Final = {"format_version", "stride", "codebook_sizes", "rate_levels", "prior_sha256"}
-LIMITS: Final = {"max_side", "max_pixels"}
+LIMIT_KEYS: Final = {"max_side", "max_pixels"}
 REQUIRED: Final = {"encoder.onnx", "decoder.onnx", "prior.json", "golden.json"}
 NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 SHA256: Final = "[0-9a-f]{64}"
@@ -169,21 +168,21 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
     data = read("manifest.json", 1 << 20)
     if len(data) > 1 << 20:
         raise BundleError("manifest.json is too long")
-    manifest = _object(_json(data), KEYS)
+    manifest = keyed(parsed(data), KEYS)
     for key in ("opset", "ir_version"):
-        _integer(manifest[key], 1, 1000)
-    _integer(manifest["format_version"], 1, 1)
-    _text(manifest["name"], NAME)
-    _text(manifest["licence"], "(?s:.{1,200})")
+        integer(manifest[key], 1, 1000)
+    integer(manifest["format_version"], 1, 1)
+    text(manifest["name"], NAME)
+    text(manifest["licence"], "(?s:.{1,200})")
     if type(manifest["training"]) is not dict:
         raise BundleError("training is not an object")
     files = manifest["files"]
     if type(files) is not dict or len(files) > 16 or not files.keys() >= REQUIRED:
         raise BundleError("files does not list what a bundle holds")
     for name, listed in files.items():
-        _text(name, NAME)
-        _text(_object(listed, {"sha256", "bytes"})["sha256"], SHA256)
-        _integer(listed["bytes"], 1, 1 << 28)
+        text(name, NAME)
+        text(keyed(listed, {"sha256", "bytes"})["sha256"], SHA256)
+        integer(listed["bytes"], 1, 1 << 28)
 
     def file(name: str) -> bytes:
         content = read(name, files[name]["bytes"])
@@ -191,15 +190,15 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
             raise BundleError(f"{name} is not the file that the manifest lists")
         return content
 
-    facts = _object(manifest["bitstream"], BITSTREAM_KEYS | LIMITS)  # section 3.1
-    _integer(facts["format_version"], 1, 1)
-    sizes = _integers(facts["codebook_sizes"], 1, 16, 2, 65536)
-    levels = _integers(facts["rate_levels"], 1, 256, 1, len(sizes))
+    facts = keyed(manifest["bitstream"], BITSTREAM_KEYS | LIMIT_KEYS)  # section 3.1
+    integer(facts["format_version"], 1, 1)
+    sizes = integers(facts["codebook_sizes"], 1, 16, 2, 65536)
+    levels = integers(facts["rate_levels"], 1, 256, 1, len(sizes))
     if list(levels) != sorted(levels):
         raise BundleError("rate levels fall")
-    if _text(facts["prior_sha256"], SHA256) != files["prior.json"]["sha256"]:
+    if text(facts["prior_sha256"], SHA256) != files["prior.json"]["sha256"]:
         raise BundleError("two hashes of prior.json")
-    prior_json = _json(file("prior.json"))
+    prior_json = parsed(file("prior.json"))
     kind = prior_json.get("kind") if type(prior_json) is dict else None
     if kind not in ("static-table", "context") or (kind == "context") != ("prior.onnx" in files):
         raise BundleError("a prior of an unknown kind, or prior.onnx where it does not belong")
@@ -207,14 +206,14 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
     prior = _context(prior_json, file("prior.onnx")) if kind == "context" else _static(prior_json)
     if prior.codebook_sizes != list(sizes):
         raise BundleError("prior.json is for other codebooks")
-    entries, damaged = _vectors(_json(file("golden.json")), len(levels))
+    entries, damaged = _vectors(parsed(file("golden.json")), len(levels))
     return Bundle(
-        bitstream_id=hashlib.sha256(_canonical(facts)).digest()[:16],  # section 3.2
-        bundle_id=_sha256(_canonical(manifest)),
-        stride=_integer(facts["stride"], 1, 256),
+        bitstream_id=hashlib.sha256(canonical(facts)).digest()[:16],  # section 3.2
+        bundle_id=_sha256(canonical(manifest)),
+        stride=integer(facts["stride"], 1, 256),
         rate_levels=levels,
-        max_side=_integer(facts["max_side"], 1, 65535),
-        max_pixels=_integer(facts["max_pixels"], 1, 1 << 26),
+        max_side=integer(facts["max_side"], 1, 65535),
+        max_pixels=integer(facts["max_pixels"], 1, 1 << 26),
         prior=prior,
         entries=entries,
         damaged=damaged,
@@ -223,9 +222,9 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
 
 def _static(content: Any) -> StaticPrior:
     """Section 4, kind `static-table`."""
-    _object(content, {"kind", "frequency_bits", "frequencies"})
-    _integer(content["frequency_bits"], 16, 16)
-    tables = [_integers(table, 2, 65536, 1, 65536) for table in _list(content["frequencies"], 1, 16)]
+    keyed(content, {"kind", "frequency_bits", "frequencies"})
+    integer(content["frequency_bits"], 16, 16)
+    tables = [integers(table, 2, 65536, 1, 65536) for table in items(content["frequencies"], 1, 16)]
     if any(sum(table) != 65536 for table in tables):
         raise BundleError("frequencies do not add up to 65536")
     return StaticPrior(tuple(tables))
@@ -234,14 +233,14 @@ def _static(content: Any) -> StaticPrior:
 def _context(content: Any, onnx: bytes) -> ContextPrior:
     """Section 4, kind `context`, with the network's inputs of section 7.2."""
     keys = {"kind", "frequency_bits", "network_sha256", "weights", "logit_shift", "stages"}
-    _object(content, keys)
-    _integer(content["frequency_bits"], 16, 16)
-    if _text(content["network_sha256"], SHA256) != _sha256(onnx):
+    keyed(content, keys)
+    integer(content["frequency_bits"], 16, 16)
+    if text(content["network_sha256"], SHA256) != _sha256(onnx):
         raise BundleError("prior.onnx is not the network of prior.json")
-    weights = _integers(content["weights"], 256, 256, 0, 65536)
+    weights = integers(content["weights"], 256, 256, 0, 65536)
     if weights[0] != 65536 or list(weights) != sorted(weights, reverse=True):
         raise BundleError("weights do not fall from 65536")
-    stages = tuple(_stage(stage) for stage in _list(content["stages"], 1, 16))
+    stages = tuple(_stage(stage) for stage in items(content["stages"], 1, 16))
     groups: dict[str, dict[str, int]] = {}
     for s, stage in enumerate(stages):
         for g, group in enumerate(stage.groups):
@@ -254,31 +253,25 @@ def _context(content: Any, onnx: bytes) -> ContextPrior:
                     groups[name][f"{name}.earlier{t}"] = stages[t].codebook_size + 1
     if len(groups) > 8:
         raise BundleError("more than 8 groups without a table")
-    shift = _integer(content["logit_shift"], 0, 8)
+    shift = integer(content["logit_shift"], 0, 8)
     return ContextPrior(weights, shift, stages, Network(onnx, groups))
 
 
 def _stage(content: Any) -> Stage:
-    _object(content, {"codebook_size", "low_bits", "order", "groups"})
-    size = _integer(content["codebook_size"], 2, 4096)
+    keyed(content, {"codebook_size", "low_bits", "order", "groups"})
+    size = integer(content["codebook_size"], 2, 4096)
     groups = []
-    for item in _list(content["groups"], 1, 16):
-        _object(item, {"scale", "phases"}, {"table"})
-        phases = tuple(_integers(pair, 2, 2, 0, 1) for pair in _list(item["phases"], 1, 4))
-        rows = item.get("table")
-        groups.append(
-            Group(
-                _integer(item["scale"], 0, 1),
-                tuple((a, b) for a, b in phases),
-                None
-                if rows is None
-                else tuple(_integers(r, 2, 1 << 17, -4096, 4096) for r in _list(rows, 8, 8)),
-            )
-        )
+    for item in items(content["groups"], 1, 16):
+        keyed(item, {"scale", "phases"}, {"table"})
+        phases = tuple(integers(pair, 2, 2, 0, 1) for pair in items(item["phases"], 1, 4))
+        table = None
+        if item.get("table") is not None:
+            table = tuple(integers(row, 2, 1 << 13, -4096, 4096) for row in items(item["table"], 8, 8))
+        groups.append(Group(integer(item["scale"], 0, 1), tuple((a, b) for a, b in phases), table))
     stage = Stage(
         size,
-        _integer(content["low_bits"], 0, 8),
-        _integers(content["order"], size, size, 0, size - 1),
+        integer(content["low_bits"], 0, 8),
+        integers(content["order"], size, size, 0, size - 1),
         tuple(groups),
     )
     if size != stage.H * stage.L or not 2 <= stage.H <= 256:
@@ -297,82 +290,28 @@ def _stage(content: Any) -> Stage:
 
 def _vectors(content: Any, levels: int) -> tuple[tuple[Vector, ...], tuple[Vector, ...]]:
     """Section 11: the entries and the damaged payloads."""
-    _object(content, {"entries", "damaged"})
+    keyed(content, {"entries", "damaged"})
     entries, damaged = [], []
-    for item in _list(content["entries"], 1, 4096):
-        _object(item, {"rate_level", "grid", "indices", "payload"})
+    for item in items(content["entries"], 1, 4096):
+        keyed(item, {"rate_level", "grid", "indices", "payload"})
         try:
-            indices = base64.b64decode(_text(item["indices"], "[A-Za-z0-9+/=]*"), validate=True)
+            indices = base64.b64decode(text(item["indices"], "[A-Za-z0-9+/=]*"), validate=True)
         except ValueError as error:
             raise BundleError("indices are not Base64") from error
         entries.append(Vector(*_coded(item, levels), indices=indices))
-    for item in _list(content["damaged"], 1, 4096):
-        _object(item, {"damage", "rate_level", "grid", "payload", "error"})
-        damage, kind = (
-            _text(item["damage"], "(?s:.{0,100})"),
-            _text(item["error"], "Payload(Size|Corrupt)Error"),
-        )
-        damaged.append(Vector(*_coded(item, levels), damage=damage, error=kind))
+    for item in items(content["damaged"], 1, 4096):
+        keyed(item, {"damage", "rate_level", "grid", "payload", "error"})
+        text(item["damage"], "(?s:.{0,100})")
+        text(item["error"], "Payload(Size|Corrupt)Error")
+        damaged.append(Vector(*_coded(item, levels), damage=item["damage"], error=item["error"]))
     return tuple(entries), tuple(damaged)
 
 
 def _coded(item: dict[str, Any], levels: int) -> tuple[int, int, int, bytes]:
-    h, w = _integers(item["grid"], 2, 2, 1, 1024)
-    payload = bytes.fromhex(_text(item["payload"], "([0-9A-Fa-f]{2})*"))
-    return _integer(item["rate_level"], 0, levels - 1), h, w, payload
-
-
-# Section 2.2
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"not JSON in UTF-8: {error}") from error
-
-
-def _canonical(value: Any) -> bytes:
-    """Section 3.2."""
-    try:
-        return json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        ).encode()
-    except ValueError as error:
-        raise BundleError(f"a value that has no canonical form: {error}") from error
+    h, w = integers(item["grid"], 2, 2, 1, 1024)
+    payload = bytes.fromhex(text(item["payload"], "([0-9A-Fa-f]{2})*"))
+    return integer(item["rate_level"], 0, levels - 1), h, w, payload
 
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _object(value: Any, keys: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:
-    if type(value) is not dict or not set(keys) <= value.keys() <= {*keys, *optional}:
-        raise BundleError(f"an object of other keys than {sorted(keys)}")
-    return value
-
-
-def _list(value: Any, least: int, most: int) -> list[Any]:
-    if type(value) is not list or not least <= len(value) <= most:
-        raise BundleError(f"not a list of {least} to {most}")
-    return value
-
-
-def _integer(value: Any, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise BundleError(f"not an integer of {least} to {most}")
-    return value
-
-
-def _integers(value: Any, fewest: int, count: int, least: int, most: int) -> tuple[int, ...]:
-    return tuple(_integer(item, least, most) for item in _list(value, fewest, count))
-
-
-def _text(value: Any, pattern: str) -> str:
-    if type(value) is not str or not re.fullmatch(pattern, value):
-        raise BundleError(f"not text of the form {pattern}")
-    return value

@@ -254,7 +254,8 @@ def frequencies(x: Sequence[int], weights: Sequence[int]) -> list[int]:
     """Section 7.4: from the logits of one digit."""
     k, m = len(x), max(x)
     v = [weights[min(m - x_j, 255)] for x_j in x]
-    f = [1 + v_j * (65536 - k) // sum(v) for v_j in v]
+    total = sum(v)
+    f = [1 + v_j * (65536 - k) // total for v_j in v]
     f[0] = 65536 - sum(f[1:])
     return f
 

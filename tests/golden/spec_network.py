@@ -81,8 +81,9 @@ class Network:
         names = [*self._constants, *inputs, *(node.output for node in self._nodes)]
         if len(names) != len(set(names)) or len(graph.initializer) != len(self._constants):
             raise BundleError("prior.onnx gives a name twice")
-        self._rows = {name: count for wanted in groups.values() for name, count in wanted.items()}
-        if set(inputs) != set(self._rows):
+        self.rows = {name: count for wanted in groups.values() for name, count in wanted.items()}
+        """How many values each graph input can have."""
+        if set(inputs) != set(self.rows):
             raise BundleError("prior.onnx has other inputs than its groups")
         if sorted(value.name for value in graph.output) != sorted(f"{name}.sums" for name in groups):
             raise BundleError("prior.onnx has other outputs than its groups")
@@ -125,10 +126,10 @@ class Network:
     def _bound(self, node: _Node) -> Bound:
         names = node.inputs
         for name in names[1:]:
-            if name in self._rows and node.operation != "Gather":
+            if name in self.rows and node.operation != "Gather":
                 raise BundleError(f"{node.output}: a graph input that picks no rows")
         if node.operation == "Gather":
-            table, rows = self._whole(names[0]), self._rows.get(names[1])
+            table, rows = self._whole(names[0]), self.rows.get(names[1])
             if (
                 rows is None
                 or table.ndim != 2

@@ -71,7 +71,7 @@ def test_training_and_export_compute_the_same_sums() -> None:
     compared = 0
     for s, stage in enumerate(model.stages):
         for g, group in enumerate(stage.groups):
-            sums = np.asarray(prior._sums(planes, s, g)).astype(np.int64)
+            sums = np.asarray(prior._sums(planes, prior._plan[s][g])).astype(np.int64)
             for number, phase in enumerate(group.order):
                 bands = torch.from_numpy(planes.bands(group.scale).astype(np.int64))[None]
                 indices = torch.from_numpy(batch.indices.astype(np.int64))

@@ -1,0 +1,162 @@
+"""The specification's reader of bundles takes and refuses what the codec's does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from ndsc.codec.bundle import Bundle
+from tests.golden import spec_bundle
+from tests.golden.agreement import refusal
+from tests.golden.spec_bundle import read_bundle
+from tests.golden.spec_errors import BundleError
+
+
+def test_a_zipped_bundle_is_the_same(
+    written: dict[str, Bundle], bundles: dict[str, spec_bundle.Bundle], tmp_path: Path
+) -> None:
+    for folder in ("", "a-bundle/"):
+        path = tmp_path / f"{len(folder)}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in written["static"].path.iterdir():
+                archive.write(file, folder + file.name)
+        assert read_bundle(path) == bundles["static"]
+        assert Bundle.load(path).bundle_id == bundles["static"].bundle_id
+
+
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
+"""Of the manifest's content and that of prior.json."""
+
+
+def _regroup(scale: int, *phases: list[int]) -> Change:
+    def change(_: dict[str, Any], prior: dict[str, Any]) -> None:
+        prior["stages"][2]["groups"] = [{"scale": scale, "phases": list(phases)}]
+
+    return change
+
+
+BAD_STATIC: Final[dict[str, Change]] = {
+    "an unknown version": lambda m, p: m.update(format_version=2),
+    "an unknown version of the bitstream": lambda m, p: m["bitstream"].update(format_version=2),
+    "an unknown key": lambda m, p: m.update(more=1),
+    "an unknown key of the bitstream": lambda m, p: m["bitstream"].update(more=1),
+    "an unknown key of the prior": lambda m, p: p.update(more=1),
+    "a missing key": lambda m, p: m.pop("licence"),
+    "a fraction": lambda m, p: m["bitstream"].update(stride=8.0),
+    "text for an integer": lambda m, p: m["bitstream"].update(stride="8"),
+    "true for an integer": lambda m, p: m["bitstream"].update(stride=True),
+    "a stride too large": lambda m, p: m["bitstream"].update(stride=257),
+    "rate levels that fall": lambda m, p: m["bitstream"].update(rate_levels=[2, 1]),
+    "a rate level of too many stages": lambda m, p: m["bitstream"].update(rate_levels=[1, 4]),
+    "a rate level of no stage": lambda m, p: m["bitstream"].update(rate_levels=[0, 1]),
+    "no rate level": lambda m, p: m["bitstream"].update(rate_levels=[]),
+    "another codebook size": lambda m, p: m["bitstream"].update(codebook_sizes=[16, 8, 5]),
+    "a side too large": lambda m, p: m["bitstream"].update(max_side=65536),
+    "a bad name": lambda m, p: m.update(name="-a"),
+    "no licence": lambda m, p: m.update(licence=""),
+    "training that is no object": lambda m, p: m.update(training=[]),
+    "a file of another hash": lambda m, p: m["files"]["golden.json"].update(sha256="0" * 64),
+    "a file of another size": lambda m, p: m["files"]["golden.json"].update(bytes=1),
+    "a file that is missing": lambda m, p: m["files"].pop("golden.json"),
+    "hashes in capitals": lambda m, p: m["files"]["encoder.onnx"].update(sha256="A" * 64),
+    "another kind of prior": lambda m, p: p.update(kind="table"),
+    "frequencies that do not add up": lambda m, p: p["frequencies"][0].append(1),
+    "a frequency of 0": lambda m, p: p["frequencies"].__setitem__(2, [65536, 0, 0, 0]),
+    "17 bits": lambda m, p: p.update(frequency_bits=17),
+}
+BAD_CONTEXT: Final[dict[str, Change]] = {
+    "another network": lambda m, p: p.update(network_sha256="0" * 64),
+    "no network": lambda m, p: m["files"].pop("prior.onnx"),
+    "the other kind": lambda m, p: p.update(kind="static-table"),
+    "a shift too large": lambda m, p: p.update(logit_shift=9),
+    "255 weights": lambda m, p: p["weights"].pop(),
+    "weights that rise": lambda m, p: p["weights"].__setitem__(255, 65536),
+    "a smaller first weight": lambda m, p: p.update(weights=[65535] * 256),
+    "low bits that do not split": lambda m, p: p["stages"][2].update(low_bits=1),
+    "a high digit of one value": lambda m, p: p["stages"][0].update(low_bits=4),
+    "an index twice in order": lambda m, p: p["stages"][2].update(order=[0, 1, 1]),
+    "a short table": lambda m, p: p["stages"][0]["groups"][0]["table"][7].pop(),
+    "seven bands": lambda m, p: p["stages"][0]["groups"][0]["table"].pop(),
+    "a logit too large": lambda m, p: p["stages"][0]["groups"][0]["table"][0].__setitem__(0, 4097),
+    "a group fewer": lambda m, p: p["stages"][0]["groups"].pop(),
+    "the fine scale first": lambda m, p: p["stages"][0]["groups"].reverse(),
+    "a phase twice": _regroup(0, [0, 0], [0, 1], [1, 0], [1, 0]),
+    "the coarse scale alone": _regroup(1, [0, 0], [0, 1], [1, 0], [1, 1]),
+    "a group without a network": lambda m, p: p["stages"][2].update(
+        groups=[{"scale": 0, "phases": [[0, 0], [0, 1]]}, {"scale": 0, "phases": [[1, 0], [1, 1]]}]
+    ),
+    "a network without a group": lambda m, p: p["stages"][2]["groups"][0].update(table=[[0] * 3] * 8),
+}
+GOOD: Final[dict[str, Change]] = {
+    "no change": lambda m, p: None,
+    "null for a table left out": lambda m, p: [
+        group.setdefault("table", None) for stage in p.get("stages", []) for group in stage["groups"]
+    ],
+    "other facts for people": lambda m, p: m.update(training={"a": [1e-5, "é\n", None]}, licence="MIT"),
+}
+
+
+def rewritten(source: Path, target: Path, change: Change) -> Path:
+    """A copy of a bundle with other content and hashes that fit it."""
+    manifest, prior = (json.loads((source / f"{name}.json").read_bytes()) for name in ("manifest", "prior"))
+    data = json.dumps(prior).encode()
+    facts = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    change(manifest, prior)
+    if json.dumps(prior).encode() != data:
+        data = json.dumps(prior).encode()
+        facts = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest["files"]["prior.json"] = facts
+    manifest["bitstream"]["prior_sha256"] = facts["sha256"]
+    target.mkdir()
+    for name in manifest["files"]:
+        (target / name).write_bytes((source / name).read_bytes())
+    (target / "prior.json").write_bytes(data)
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "refused"),
+    [("static", what, True) for what in BAD_STATIC]
+    + [("context", what, True) for what in BAD_CONTEXT]
+    + [(name, what, False) for name in ("static", "context") for what in GOOD],
+)
+def test_both_readers_refuse_the_same_bundles(
+    name: str, what: str, refused: bool, written: dict[str, Bundle], tmp_path: Path
+) -> None:
+    path = rewritten(written[name].path, tmp_path / "b", (BAD_STATIC | BAD_CONTEXT | GOOD)[what])
+    kind = "BundleError" if refused else ""
+    assert refusal(read_bundle, path) == kind
+    assert refusal(Bundle.load, path) == kind
+    if not refused:
+        ours, theirs = read_bundle(path), Bundle.load(path)
+        assert (ours.bitstream_id, ours.bundle_id) == (theirs.bitstream_id, theirs.bundle_id)
+
+
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("manifest.json", b"\xef\xbb\xbf{}"),
+        ("manifest.json", b"[" * 100_000),
+        ("manifest.json", b" " * (1 << 20) + b"{}"),
+        ("prior.json", b"{}"),
+        ("encoder.onnx", None),
+    ],
+)
+def test_files_that_are_no_bundle(
+    file: str, data: bytes | None, written: dict[str, Bundle], tmp_path: Path
+) -> None:
+    path = rewritten(written["static"].path, tmp_path / "b", GOOD["no change"])
+    if data is None:  # a reader of indices does not use it
+        (path / file).unlink()
+        assert len(read_bundle(path).entries) == 18
+        return
+    (path / file).write_bytes(data)
+    with pytest.raises(BundleError):
+        read_bundle(path)
