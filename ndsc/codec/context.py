@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ndsc.codec import entropy, exact, onnx_graph
 from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
-from ndsc.codec.prior import FREQUENCY_BITS, FREQUENCY_TOTAL, MAX_STAGES, code_bits
+from ndsc.codec.prior import FREQUENCY_BITS, FREQUENCY_TOTAL, MAX_STAGES, check_json_length, code_bits
 from ndsc.codec.runtime import PriorSession
 from ndsc.codec.schedule import BANDS, Grid, Group, Planes, Stage, StrictModel, places
 
@@ -163,6 +163,7 @@ class ContextPrior:
     @classmethod
     def from_files(cls, prior_json: bytes, network: bytes) -> Self:
         """Read `prior.json` and `prior.onnx`. Raises BundleError."""
+        check_json_length(prior_json, "prior.json")
         try:
             parsed = _PriorFile.model_validate_json(prior_json)
         except ValidationError as error:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+_LONGEST_TEXT = 300
+
 
 class NdscError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -76,4 +78,10 @@ def first_problem(error: ValidationError) -> str:
     """The first of pydantic's complaints in one line: where, and what."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    return printable(f"{where}: {first['msg']}" if where else first["msg"])
+
+
+def printable(text: str) -> str:
+    """Text from a file that may come from anyone, fit for one line of a message."""
+    line = "".join(c if c.isprintable() else "?" for c in text[:_LONGEST_TEXT])
+    return f"{line}…" if len(text) > _LONGEST_TEXT else line

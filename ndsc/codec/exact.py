@@ -61,6 +61,7 @@ def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
     if set(graph.inputs) != set(rows):
         raise BundleError(f"{name} has inputs {sorted(graph.inputs)} where {sorted(rows)} belong")
     known: dict[str, Bound | _Rows] = {i: _Rows(count) for i, count in rows.items()}
+    constants = _Constants(graph.constants)
     for node in graph.nodes:
         try:
             rule = _RULES.get(node.operation)
@@ -68,7 +69,7 @@ def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
                 raise _RefusedError("is not an operation that can be proved exact")
             if len(node.outputs) != 1 or not node.inputs:
                 raise _RefusedError("must have inputs and one output")
-            bound = rule(_Inputs(node, known, graph.constants))
+            bound = rule(_Inputs(node, known, constants))
             if bound.largest >= LARGEST_SUM:
                 raise _RefusedError(f"can reach {bound.largest} steps; exact is below {LARGEST_SUM}")
             if bound.fraction_bits > MOST_FRACTION_BITS:
@@ -85,36 +86,63 @@ def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
     return bounds
 
 
+class _Constants:
+    """What the rules ask of constants, each computed once however often a graph uses it."""
+
+    def __init__(self, values: Mapping[str, NDArray[Any]]) -> None:
+        self._values = values
+        self._bounds: dict[str, Bound] = {}
+        self._integers: dict[str, NDArray[np.int64]] = {}
+
+    def values(self, name: str) -> NDArray[Any]:
+        if name not in self._values:
+            raise _RefusedError("lacks a finite constant")
+        return self._values[name]
+
+    def bound(self, name: str) -> Bound:
+        if name not in self._bounds:
+            values, bits = self.values(name).astype(np.float64), 0
+            if not np.isfinite(values).all():
+                raise _RefusedError("lacks a finite constant")
+            while not np.array_equal(values, np.floor(values)):
+                values, bits = values * 2, bits + 1
+                if bits > MOST_FRACTION_BITS:
+                    raise _RefusedError("has a constant of too many fractional bits")
+            self._bounds[name] = Bound(math.ceil(float(np.abs(values).max(initial=0))), bits)
+        return self._bounds[name]
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        """A constant of integers in float32."""
+        if name not in self._integers:
+            values, bound = self.values(name), self.bound(name)
+            if values.dtype != np.float32 or bound.fraction_bits:
+                raise _RefusedError("has a constant that is not of integers")
+            if bound.largest >= LARGEST_SUM:
+                raise _RefusedError(f"has a constant beyond {LARGEST_SUM}")
+            self._integers[name] = values.astype(np.int64)
+        return self._integers[name]
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """What a rule needs to know of a node's inputs."""
 
     node: Node
     known: Mapping[str, Bound | _Rows]
-    constants: Mapping[str, NDArray[Any]]
+    constants: _Constants
 
     def bound(self, position: int) -> Bound:
         """Of a value, or of a constant."""
         found = self.known.get(self.name(position))
         if isinstance(found, Bound):
             return found
-        if found is None and self.name(position) in self.constants:
-            values, bits = self.constant(position).astype(np.float64), 0
-            while not np.array_equal(values, np.floor(values)):
-                values, bits = values * 2, bits + 1
-                if bits > 24:
-                    raise _RefusedError("has a constant of too many fractional bits")
-            return Bound(math.ceil(float(np.abs(values).max(initial=0))), bits)
+        if found is None:
+            return self.constants.bound(self.name(position))
         raise _RefusedError("works on what is no number")
 
     def integers(self, position: int) -> NDArray[np.int64]:
         """A constant of integers in float32."""
-        values = self.constant(position)
-        if values.dtype != np.float32 or not np.array_equal(values, np.floor(values)):
-            raise _RefusedError("has a constant that is not of integers")
-        if np.abs(values).max(initial=0) >= LARGEST_SUM:
-            raise _RefusedError(f"has a constant beyond {LARGEST_SUM}")
-        return values.astype(np.int64)
+        return self.constants.integers(self.name(position))
 
     def factors(self, position: int) -> NDArray[np.int64]:
         """Magnitudes of a constant of integers, each an allowed operand."""
@@ -124,10 +152,9 @@ class _Inputs:
         return magnitudes
 
     def constant(self, position: int) -> NDArray[Any]:
-        name = self.name(position)
-        if name not in self.constants or not np.isfinite(self.constants[name]).all():
-            raise _RefusedError("lacks a finite constant")
-        return self.constants[name]
+        """A finite constant."""
+        self.constants.bound(self.name(position))
+        return self.constants.values(self.name(position))
 
     def operand(self) -> int:
         """Largest magnitude of the first input, an allowed operand."""
@@ -155,9 +182,14 @@ def _gather(inputs: _Inputs) -> Bound:
 
 def _convolution(inputs: _Inputs) -> Bound:
     weights = inputs.factors(1)
+    if weights.ndim < 3:
+        raise _RefusedError("must have weights [O, I, …]")
     most: NDArray[Any] = weights.reshape(len(weights), -1).sum(1) * inputs.operand()
     if len(inputs.node.inputs) > 2:
-        most = most + np.abs(inputs.integers(2))
+        bias = np.abs(inputs.integers(2))
+        if bias.shape != (len(weights),):
+            raise _RefusedError("must have one bias for each output")
+        most = most + bias
     return Bound(int(most.max(initial=0)))
 
 

@@ -29,7 +29,8 @@ from ndsc.codec.errors import (
     PayloadSizeError,
     first_problem,
 )
-from ndsc.codec.frames import Grid
+from ndsc.codec.frames import Geometry, Grid
+from ndsc.codec.prior import check_json_length
 
 _GRIDS: Final = (Grid(1, 1), Grid(1, 7), Grid(3, 5), Grid(16, 32), Grid(47, 156))
 _UNIFORM_GRID: Final = Grid(16, 32)
@@ -76,6 +77,7 @@ class Golden(BaseModel):
     @classmethod
     def from_json(cls, data: bytes) -> Golden:
         """Read `golden.json`. Raises BundleError."""
+        check_json_length(data, "golden.json")
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -86,7 +88,14 @@ class Golden(BaseModel):
         return self.model_dump_json(indent=1).encode()
 
     def check(self, bitstream: Bitstream) -> None:
-        """Encode and decode every vector here and now. Raises BundleError unless all come out exactly."""
+        """Encode and decode every vector here and now.
+
+        Raises BundleError unless all come out exactly, and for a grid larger than any frame's: a few bytes of a
+        foreign bundle must not ask for minutes.
+        """
+        for sides in (*(e.grid for e in self.entries), *(d.grid for d in self.damaged)):
+            if not _fits(Grid(*sides), bitstream.geometry):
+                raise BundleError(f"golden.json has a grid {sides} that no frame of this bundle has")
         for number, entry in enumerate(self.entries):
             try:
                 same = _comes_out(entry, bitstream)
@@ -122,19 +131,22 @@ def make_golden(bitstream: Bitstream) -> Golden:
     """
     rng = np.random.Generator(np.random.PCG64(0))
     entries, damaged = [], []
+    grids = [grid for grid in _GRIDS if _fits(grid, bitstream.geometry)]
+    uniform = _UNIFORM_GRID if _UNIFORM_GRID in grids else grids[-1]
+    spoilt = _DAMAGED_GRID if _DAMAGED_GRID in grids else grids[0]
     for level in range(len(bitstream.rate_levels)):
         stages, prior = bitstream.stages_sent(level), bitstream.prior
-        drawn = [prior.sample(rng, stages, grid.height, grid.width) for grid in _GRIDS]
-        shape = (_UNIFORM_GRID.height, _UNIFORM_GRID.width)
+        drawn = [prior.sample(rng, stages, grid.height, grid.width) for grid in grids]
+        shape = (uniform.height, uniform.width)
         drawn.append(
             np.stack([rng.integers(k, size=shape, dtype=np.int32) for k in prior.codebook_sizes[:stages]])
         )
         entries += [_vector(indices, level, bitstream) for indices in drawn]
-        damaged += _damaged(drawn[_GRIDS.index(_DAMAGED_GRID)], level, bitstream)
+        damaged += _damaged(drawn[grids.index(spoilt)], spoilt, level, bitstream)
     return Golden(entries=entries, damaged=damaged)
 
 
-def _damaged(indices: NDArray[np.int32], level: int, bitstream: Bitstream) -> list[DamagedVector]:
+def _damaged(indices: NDArray[np.int32], at: Grid, level: int, bitstream: Bitstream) -> list[DamagedVector]:
     """A payload of these indices, damaged in every way that has its own rule."""
     sound = encode_payload(indices, level, bitstream)
     coded, crc = sound[:-PAYLOAD_CRC_BYTES], sound[-PAYLOAD_CRC_BYTES:]
@@ -144,7 +156,7 @@ def _damaged(indices: NDArray[np.int32], level: int, bitstream: Bitstream) -> li
         changed[bit // 8] ^= 1 << bit % 8
         return bytes(changed)
 
-    longest = payload_bounds(bitstream, level, _DAMAGED_GRID)[1]
+    longest = payload_bounds(bitstream, level, at)[1]
     payloads = {
         "nothing": b"",
         "the checksum alone": crc,
@@ -161,14 +173,20 @@ def _damaged(indices: NDArray[np.int32], level: int, bitstream: Bitstream) -> li
     }
     vectors = []
     for damage, payload in payloads.items():
-        error = _refusal(payload.hex(), level, _DAMAGED_GRID, bitstream)
+        error = _refusal(payload.hex(), level, at, bitstream)
         if error is None:
             raise ValueError(f"a payload with this damage is read: {damage}")
-        grid = [_DAMAGED_GRID.height, _DAMAGED_GRID.width]
+        grid = [at.height, at.width]
         vectors.append(
             DamagedVector(damage=damage, rate_level=level, grid=grid, payload=payload.hex(), error=error)
         )
     return vectors
+
+
+def _fits(grid: Grid, geometry: Geometry) -> bool:
+    """Whether some frame that the bundle codes has this grid."""
+    height, width = ((side - 1) * geometry.stride + 1 for side in (grid.height, grid.width))
+    return max(height, width) <= geometry.max_side and height * width <= geometry.max_pixels
 
 
 def _refusal(

@@ -6,7 +6,7 @@ are. Field numbers are those of onnx.proto.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,6 +59,7 @@ _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
     },
 }
 _TYPES: Final = {_INT: 3, _TEXT: 9, _BYTES: 12, _FLOAT: 2}  # int64, string, bytes, float
+_LONGEST_NAME: Final = 200
 _PACKAGE: Final = "ndsc.onnx"
 _OPSETS: Final = range(18, 21)
 """In which the operations of a prior mean the same."""
@@ -130,6 +131,12 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
         raise BundleError(f"{name} must be of opset 18, 19 or 20 and of no other operator set")
     if model.functions or graph.sparse_initializer:
         raise BundleError(f"{name} holds functions or sparse constants, which no prior needs")
+    for text in _texts(graph):
+        # protobuf hands out text that is no UTF-8 as bytes.
+        if not isinstance(text, str) or not text.isprintable() or len(text) > _LONGEST_NAME:
+            raise BundleError(
+                f"{name} holds a name that is not {_LONGEST_NAME} printable characters or fewer"
+            )
     given = [*(tensor.name for tensor in graph.initializer), *(o for node in graph.node for o in node.output)]
     given += [value.name for value in graph.input]
     if len(set(given)) != len(given):
@@ -150,13 +157,21 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
     return Graph(tuple(nodes), constants, inputs, tuple(value.name for value in graph.output))
 
 
+def _texts(graph: Any) -> Iterator[object]:
+    for values in (graph.initializer, graph.input, graph.output):
+        yield from (value.name for value in values)
+    for node in graph.node:
+        yield from (node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+
+
 def _array(tensor: Any, name: str) -> NDArray[Any]:
     dtype = _DTYPES.get(tensor.data_type)
     shape = tuple(tensor.dims)
     if tensor.external_data or tensor.data_location:
         raise BundleError(f"{name}: constant {tensor.name} lies in another file")
-    if dtype is None or any(side < 0 for side in shape):
-        raise BundleError(f"{name}: constant {tensor.name} is not float32, int32 or int64")
+    if dtype is None or any(side < 1 for side in shape):
+        raise BundleError(f"{name}: constant {tensor.name} is not float32, int32 or int64, or is empty")
     try:
         return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
     except ValueError as error:

@@ -22,6 +22,8 @@ from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
 FREQUENCY_BITS: Final = 16
 FREQUENCY_TOTAL: Final = 1 << FREQUENCY_BITS
 MAX_STAGES: Final = 16
+MAX_JSON_BYTES: Final = 8 << 20
+"""A prior.json of 16 codebooks of 2**16 vectors, the largest, takes 7 MB; golden vectors take far less."""
 
 _CODER_BITS: Final = 24
 """The range coder's own resolution: constriction's default precision."""
@@ -66,7 +68,10 @@ class _PriorFile(BaseModel):
 
     kind: Literal["static-table"]
     frequency_bits: Annotated[int, Field(ge=16, le=16)]
-    frequencies: Annotated[list[list[int]], Field(min_length=1, max_length=MAX_STAGES)]
+    frequencies: Annotated[
+        list[Annotated[list[int], Field(fail_fast=True, max_length=FREQUENCY_TOTAL)]],
+        Field(min_length=1, max_length=MAX_STAGES),
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +112,7 @@ class StaticPrior:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Read `prior.json`. Raises BundleError when it is not a valid prior."""
+        check_json_length(data, "prior.json")
         try:
             parsed = _PriorFile.model_validate_json(data)
             tables = []
@@ -169,6 +175,12 @@ class StaticPrior:
     def passes(self, stages_sent: int) -> int:
         """Network passes for one frame: none."""
         return 0
+
+
+def check_json_length(data: bytes, name: str) -> None:
+    """Raise BundleError for a file too long to be sound: parsing it would take many times its length."""
+    if len(data) > MAX_JSON_BYTES:
+        raise BundleError(f"{name} is longer than the {MAX_JSON_BYTES} bytes it may have")
 
 
 def code_bits(frequency: int, size: int) -> tuple[float, float]:

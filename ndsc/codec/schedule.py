@@ -42,7 +42,13 @@ class Group(StrictModel):
     phases: Annotated[
         list[Annotated[list[_Parity], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=4)
     ]
-    table: Annotated[list[list[_Logit]], Field(min_length=BANDS, max_length=BANDS)] | None = None
+    table: (
+        Annotated[
+            list[Annotated[list[_Logit], Field(fail_fast=True)]],
+            Field(fail_fast=True, min_length=BANDS, max_length=BANDS),
+        ]
+        | None
+    ) = None
     """Logits for each band, for a group that no network predicts."""
 
     @property

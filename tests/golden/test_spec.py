@@ -115,6 +115,15 @@ def test_larger_grids_at_every_level(name: str, written: Written, bundles: Bundl
             check_comes_back(written[name], bundles[name], indices, level)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_bounds_are_the_same_however_large_the_grid(name: str, written: Written, bundles: Bundles) -> None:
+    """Only many positions show the last parts of 2^24."""
+    for level in range(written[name].rate_level_count):
+        for h, w in [(1, 300), (128, 200), (1024, 1024), (65535, 65535)]:
+            expected = bitstream.payload_bounds(written[name].bitstream, level, Grid(h, w))
+            assert spec_decoder.payload_bounds(bundles[name], level, h, w) == expected
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_both_readers_refuse_the_same_payloads(name: str, written: Written, bundles: Bundles) -> None:
     """Bits changed, words cut off and put in, and bytes of chance: the same kind of error."""

@@ -193,7 +193,7 @@ def test_what_else_a_file_may_not_hold() -> None:
     refused("one output", lambda m: m.graph.node[0].output.append("more"))
     refused("not of integers", lambda m: m.graph.node[1].attribute.append(helper.make_attribute("x", 0.5)))
     refused("two numbers", lambda m: _clip(m, np.zeros(2, np.float32)))
-    refused("two numbers", lambda m: _clip(m, np.zeros(0, np.float32)))
+    refused("is empty", lambda m: _clip(m, np.zeros(0, np.float32)))
 
 
 def _clip(model: onnx.ModelProto, limit: Any) -> None:
