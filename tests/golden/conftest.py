@@ -8,20 +8,38 @@ from typing import Any, Final
 import pytest
 
 from ndsc.codec.bundle import Bundle, write_bundle
+from ndsc.codec.context import ContextPrior, softmax_weights
 from tests.golden import spec_bundle
-from tests.unit.context_prior import tiny_prior
+from tests.unit import context_prior
+from training.prior_graph import prior_onnx
 
 MODEL: Final = Path(__file__).parents[2] / "models" / "default"
+_COARSE: Final = (
+    ((1, [[1, 1], [0, 0], [0, 1], [1, 0]]), (0, [[1, 0], [0, 1], [1, 1]])),
+    ((1, [[0, 0], [1, 0]]), (1, [[0, 1], [1, 1]]), (0, [[1, 1]]), (0, [[1, 0], [0, 1]])),
+    ((1, [[0, 0], [0, 1], [1, 0], [1, 1]]), (0, [[0, 1], [1, 0], [1, 1]])),
+)
+
+
+def coarse_prior() -> ContextPrior:
+    """The coarse scale in later stages too, digits split otherwise, and a weight above 0 for every logit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context_prior, "_SCHEDULE", _COARSE)
+        patch.setattr(context_prior, "_LOW_BITS", (0, 2, 0))
+        stages, passes = context_prior.stages(1), context_prior.passes(1)
+    return ContextPrior(stages, softmax_weights(1 / 64), context_prior.SHIFT, prior_onnx(passes))
 
 
 @pytest.fixture(scope="session")
 def written(
     tiny_bundle: Bundle, tiny_parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Bundle]:
-    """Bundles of the codec: the released one, and a tiny one of each kind of prior."""
-    path = tmp_path_factory.mktemp("context") / "tiny"
-    context = write_bundle(path, **(tiny_parts | {"name": "context", "prior": tiny_prior()}))
-    return {"released": Bundle.load(MODEL), "static": tiny_bundle, "context": context}
+    """Bundles of the codec: the released one, and tiny ones of each kind of prior."""
+    made = {"released": Bundle.load(MODEL), "static": tiny_bundle}
+    for name, prior in {"context": context_prior.tiny_prior(), "coarse": coarse_prior()}.items():
+        path = tmp_path_factory.mktemp("bundles") / name
+        made[name] = write_bundle(path, **(tiny_parts | {"name": name, "prior": prior}))
+    return made
 
 
 @pytest.fixture(scope="session")

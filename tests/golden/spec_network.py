@@ -76,6 +76,7 @@ class Network:
     def __init__(self, data: bytes, groups: Mapping[str, Mapping[str, int]]) -> None:
         graph = _graph(data)
         self._constants = {tensor.name: _array(tensor) for tensor in graph.initializer}
+        self._values: dict[str, Value] = {}
         self._nodes = [_node(node) for node in graph.node]
         inputs = [value.name for value in graph.input]
         names = [*self._constants, *inputs, *(node.output for node in self._nodes)]
@@ -182,19 +183,11 @@ class Network:
 
     def _constant(self, name: str) -> Value:
         """A constant, at the smallest t at which it is whole."""
-        array = self._constants.get(name)
-        if array is None:
-            raise BundleError(f"{name!r} is not known where it is used")
-        if array.dtype != np.float32:
-            return Value(array.astype(np.int64), 0)
-        numbers = array.astype(np.float64)
-        if not (np.abs(numbers) < LARGEST).all():
-            raise BundleError(f"{name} is beyond every bound")
-        for t in range(MOST_T + 1):
-            steps = numbers * 2**t
-            if (steps == np.floor(steps)).all():
-                return Value(steps.astype(np.int64), t)
-        raise BundleError(f"{name} is no multiple of 2^−{MOST_T}")
+        if name not in self._values:
+            if name not in self._constants:
+                raise BundleError(f"{name!r} is not known where it is used")
+            self._values[name] = _exact(self._constants[name], name)
+        return self._values[name]
 
     def _whole(self, name: str) -> Array:
         """A constant of whole numbers in float32."""
@@ -202,6 +195,19 @@ class Network:
         if constant.t or self._constants[name].dtype != np.float32:
             raise BundleError(f"{name} is not whole numbers in float32")
         return constant.steps
+
+
+def _exact(array: NDArray[Any], name: str) -> Value:
+    if array.dtype != np.float32:
+        return Value(array.astype(np.int64), 0)
+    numbers = array.astype(np.float64)
+    if not (np.abs(numbers) < LARGEST).all():
+        raise BundleError(f"{name} is beyond every bound")
+    for t in range(MOST_T + 1):
+        steps = numbers * 2**t
+        if (steps == np.floor(steps)).all():
+            return Value(steps.astype(np.int64), t)
+    raise BundleError(f"{name} is no multiple of 2^−{MOST_T}")
 
 
 def _largest(array: Array) -> int:
@@ -303,8 +309,7 @@ def _convolution(
             slice(k * d, k * d + s * (n - 1) + 1, s)
             for k, d, s, n in zip(tap, dilations, strides, sides, strict=True)
         )
-        seen = x[(slice(None), slice(None), *window)]
-        by_group = zip(np.split(seen, groups, 1), np.split(weights[(..., *tap)], groups, 0), strict=True)
-        parts = [factors @ part.reshape(*part.shape[:2], -1) for part, factors in by_group]
-        total += np.concatenate(parts, 1).reshape(total.shape)
+        factors = weights[(..., *tap)].reshape(groups, -1, weights.shape[1])
+        seen = x[(slice(None), slice(None), *window)].reshape(len(x), groups, weights.shape[1], -1)
+        total += (factors @ seen).reshape(total.shape)
     return total if bias is None else total + bias.reshape(-1, *(1,) * len(kernel))

@@ -29,8 +29,8 @@ from tests.golden.spec_errors import (
     SpecError,
 )
 
-NAMES: Final = ("released", "static", "context")
-TINY: Final = ("static", "context")
+NAMES: Final = ("released", "static", "context", "coarse")
+TINY: Final = ("static", "context", "coarse")
 MOST_POSITIONS: Final = 600
 """Of a golden vector's grid; the specification's reader is in no hurry."""
 LARGER: Final = ((13, 22), (33, 17), (4, 40), (2, 65))
@@ -132,7 +132,7 @@ def test_both_readers_refuse_the_same_payloads(name: str, written: Written, bund
     sound = encode_payload(drawn(written[name], rng, 2, 3, 4, likely=True), 2, stream)
     payloads = [sound[:cut] for cut in range(len(sound))]
     payloads += [sound[:-4] + bytes(n) + sound[-4:] for n in (1, 4, 8, 400)]
-    payloads += each_bit_changed(sound, 3) + [rng.bytes(len(sound)) for _ in range(20)]
+    payloads += each_bit_changed(sound, 5) + [rng.bytes(len(sound)) for _ in range(10)]
     found = [refusal(decode_payload, bundles[name], payload, 2, 3, 4) for payload in payloads]
     assert found == [refusal(bitstream.decode_payload, payload, grid, 2, stream) for payload in payloads]
     assert set(found) == {"PayloadSizeError", "PayloadCorruptError"}

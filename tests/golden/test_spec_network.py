@@ -28,7 +28,7 @@ def network_of(bundle: spec_bundle.Bundle) -> Network:
     return bundle.prior.network
 
 
-@pytest.mark.parametrize("name", ["released", "context"])
+@pytest.mark.parametrize("name", ["released", "context", "coarse"])
 def test_both_proofs_come_to_the_same_bounds(name: str, written: dict[str, Bundle], bundles: Bundles) -> None:
     network, prior = network_of(bundles[name]), written[name].prior
     assert isinstance(prior, ContextPrior)
@@ -38,7 +38,7 @@ def test_both_proofs_come_to_the_same_bounds(name: str, written: dict[str, Bundl
         assert (network.bounds[output].B, network.bounds[output].t) == (bound.largest, bound.fraction_bits)
 
 
-@pytest.mark.parametrize("name", ["released", "context"])
+@pytest.mark.parametrize("name", ["released", "context", "coarse"])
 def test_no_value_leaves_its_bound(name: str, bundles: Bundles) -> None:
     """On labels of chance, each of them and the edge of the grid among them."""
     bundle, rng = bundles[name], np.random.default_rng(0)
