@@ -25,6 +25,21 @@ LARGEST: Final = 1 << 24
 OPERAND: Final = 1 << 8
 MOST_T: Final = 24
 
+OPERATIONS: Final[Mapping[str, tuple[range, set[str]]]] = {
+    # how many inputs ONNX gives them, and their attributes of integers
+    "Gather": (range(2, 3), {"axis"}),
+    "Conv": (range(2, 4), {"dilations", "group", "kernel_shape", "pads", "strides"}),
+    "MatMul": (range(2, 3), set()),
+    "Add": (range(2, 3), set()),
+    "Mul": (range(2, 3), set()),
+    "Floor": (range(1, 2), set()),
+    "Clip": (range(3, 4), set()),
+    "Concat": (range(1, 1 << 31), {"axis"}),
+    "Transpose": (range(1, 2), {"perm"}),
+    "Reshape": (range(2, 3), {"allowzero"}),
+    "Unsqueeze": (range(2, 3), set()),
+}
+
 Array = NDArray[np.int64]
 
 
@@ -109,7 +124,7 @@ class Network:
             given = [known[n] if n in known else self._constant(n) for n in node.inputs if n]
             try:
                 known[node.output] = _computed(node.operation, given, node.attributes)
-            except (ValueError, IndexError, KeyError) as error:
+            except (ValueError, IndexError, KeyError, ArithmeticError) as error:
                 raise BundleError(f"{node.output}: shapes that do not fit: {error}") from error
         return known
 
@@ -118,7 +133,7 @@ class Network:
     def _proved(self, node: _Node) -> Bound:
         try:
             bound = self._bound(node)
-        except (IndexError, ValueError) as error:
+        except (IndexError, KeyError, ValueError) as error:
             raise BundleError(f"{node.output}: not a sound {node.operation}: {error}") from error
         if bound.B >= LARGEST:
             raise BundleError(f"{node.output} can reach {bound.B} steps")
@@ -126,9 +141,9 @@ class Network:
 
     def _bound(self, node: _Node) -> Bound:
         names = node.inputs
-        for name in names[1:]:
-            if name in self.rows and node.operation != "Gather":
-                raise BundleError(f"{node.output}: a graph input that picks no rows")
+        counts, attributes = OPERATIONS.get(node.operation, (range(0), set()))
+        if len(names) not in counts or not node.attributes.keys() <= attributes:
+            raise BundleError(f"{node.output}: not {node.operation} as section 8.1 and ONNX allow it")
         if node.operation == "Gather":
             table, rows = self._whole(names[0]), self.rows.get(names[1])
             if (
@@ -148,9 +163,11 @@ class Network:
                 raise BundleError(f"{node.output} multiplies by what is no operand")
             if node.operation == "MatMul":
                 return Bound(_largest(weights.sum(0) * x.B), 0, x.inputs)
-            reach = weights.reshape(len(weights), -1).sum(1) * x.B
-            if len(names) > 2:
-                reach = reach + np.abs(self._whole(names[2]))
+            reach = weights.sum(tuple(range(1, weights.ndim))) * x.B
+            bias = self._whole(names[2]) if len(names) > 2 else np.zeros(len(weights), np.int64)
+            if weights.ndim < 3 or bias.shape != reach.shape:
+                raise BundleError(f"{node.output} lacks weights [O, I, …] or a bias of each output")
+            reach = reach + np.abs(bias)
             return Bound(_largest(reach), 0, x.inputs)
         if node.operation in ("Add", "Concat"):
             terms = [self._of(name) for name in names]
@@ -171,9 +188,10 @@ class Network:
             if not sound or low.steps.item() > high.steps.item():
                 raise BundleError(f"{node.output} does not clip whole numbers to whole numbers")
             return Bound(max(_largest(low.steps), _largest(high.steps)), 0, x.inputs)
-        if node.operation in ("Transpose", "Reshape", "Unsqueeze"):
-            return x
-        raise BundleError(f"{node.output}: {node.operation} is not an operation of section 8.1")
+        for name in names[1:]:  # the shape of Reshape, the axes of Unsqueeze
+            if self._constants[name].dtype != np.int64:
+                raise BundleError(f"{node.output} takes {name}, which is not int64")
+        return x
 
     def _of(self, name: str) -> Bound:
         if name in self.bounds:
@@ -237,6 +255,8 @@ def _node(node: Any) -> _Node:
         if attribute.type not in (AttributeProto.INT, AttributeProto.INTS):
             raise BundleError(f"{node.op_type}: attribute {attribute.name} is not of integers")
         single = attribute.type == AttributeProto.INT
+        if attribute.name in attributes:
+            raise BundleError(f"{node.op_type}: attribute {attribute.name} twice")
         attributes[attribute.name] = (attribute.i,) if single else tuple(attribute.ints)
     return _Node(node.op_type, tuple(node.input), node.output[0], attributes)
 
@@ -278,14 +298,16 @@ def _computed(operation: str, given: Sequence[Value], attributes: Mapping[str, t
         t = max(value.t for value in given)
         return Value(np.concatenate([value.at(t) for value in given], attributes["axis"][0]), t)
     if operation == "Transpose":
-        return Value(x.steps.transpose(attributes.get("perm", tuple(range(x.steps.ndim))[::-1])), x.t)
+        perm = attributes.get("perm", tuple(range(x.steps.ndim))[::-1])
+        if min(perm, default=0) < 0:
+            raise ValueError("perm counts from the end")
+        return Value(x.steps.transpose(perm), x.t)
     if operation == "Reshape":
         copied = attributes.get("allowzero", (0,)) == (0,)
         sides = [x.steps.shape[i] if copied and n == 0 else n for i, n in enumerate(others[0].tolist())]
         return Value(x.steps.reshape(sides), x.t)
-    if operation == "Unsqueeze":
-        return Value(np.expand_dims(x.steps, tuple(others[0].tolist())), x.t)
-    raise BundleError(f"{operation} is not an operation of section 8.1")
+    assert operation == "Unsqueeze"
+    return Value(np.expand_dims(x.steps, tuple(others[0].tolist())), x.t)
 
 
 def _convolution(
@@ -293,6 +315,8 @@ def _convolution(
 ) -> Array:
     """x [N, C, …], weights [O, C / groups, …] → [N, O, …]."""
     kernel = weights.shape[2:]
+    if attributes.get("kernel_shape", kernel) != kernel:
+        raise ValueError("kernel_shape is not that of the weights")
     strides = attributes.get("strides", (1,) * len(kernel))
     dilations = attributes.get("dilations", (1,) * len(kernel))
     pads = attributes.get("pads", (0,) * (2 * len(kernel)))
