@@ -159,14 +159,15 @@ class Network:
             if x.t or x.B > OPERAND:
                 raise BundleError(f"{node.output} multiplies what is no operand")
             weights = np.abs(self._whole(names[1]))
-            if _largest(weights) > OPERAND or (node.operation == "MatMul" and weights.ndim != 2):
+            matrix = node.operation == "MatMul"
+            if _largest(weights) > OPERAND or (weights.ndim != 2 if matrix else weights.ndim < 3):
                 raise BundleError(f"{node.output} multiplies by what is no operand")
-            if node.operation == "MatMul":
+            if matrix:
                 return Bound(_largest(weights.sum(0) * x.B), 0, x.inputs)
             reach = weights.sum(tuple(range(1, weights.ndim))) * x.B
             bias = self._whole(names[2]) if len(names) > 2 else np.zeros(len(weights), np.int64)
-            if weights.ndim < 3 or bias.shape != reach.shape:
-                raise BundleError(f"{node.output} lacks weights [O, I, …] or a bias of each output")
+            if bias.shape != reach.shape:
+                raise BundleError(f"{node.output} lacks a bias of each output channel")
             reach = reach + np.abs(bias)
             return Bound(_largest(reach), 0, x.inputs)
         if node.operation in ("Add", "Concat"):
