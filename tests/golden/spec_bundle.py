@@ -191,7 +191,8 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
         return content
 
     facts = keyed(manifest["bitstream"], BITSTREAM_KEYS | LIMIT_KEYS)  # section 3.1
-    integer(facts["format_version"], 1, 1)
+    for key, most in {"format_version": 1, "stride": 256, "max_side": 65535, "max_pixels": 1 << 26}.items():
+        integer(facts[key], 1, most)
     sizes = integers(facts["codebook_sizes"], 1, 16, 2, 65536)
     levels = integers(facts["rate_levels"], 1, 256, 1, len(sizes))
     if list(levels) != sorted(levels):
@@ -206,14 +207,14 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
     prior = _context(prior_json, file("prior.onnx")) if kind == "context" else _static(prior_json)
     if prior.codebook_sizes != list(sizes):
         raise BundleError("prior.json is for other codebooks")
-    entries, damaged = _vectors(parsed(file("golden.json")), len(levels))
+    entries, damaged = _vectors(parsed(file("golden.json")), facts)
     return Bundle(
         bitstream_id=hashlib.sha256(canonical(facts)).digest()[:16],  # section 3.2
         bundle_id=_sha256(canonical(manifest)),
-        stride=integer(facts["stride"], 1, 256),
+        stride=facts["stride"],
         rate_levels=levels,
-        max_side=integer(facts["max_side"], 1, 65535),
-        max_pixels=integer(facts["max_pixels"], 1, 1 << 26),
+        max_side=facts["max_side"],
+        max_pixels=facts["max_pixels"],
         prior=prior,
         entries=entries,
         damaged=damaged,
@@ -288,7 +289,7 @@ def _stage(content: Any) -> Stage:
     return stage
 
 
-def _vectors(content: Any, levels: int) -> tuple[tuple[Vector, ...], tuple[Vector, ...]]:
+def _vectors(content: Any, facts: dict[str, Any]) -> tuple[tuple[Vector, ...], tuple[Vector, ...]]:
     """Section 11: the entries and the damaged payloads."""
     keyed(content, {"entries", "damaged"})
     entries, damaged = [], []
@@ -298,19 +299,22 @@ def _vectors(content: Any, levels: int) -> tuple[tuple[Vector, ...], tuple[Vecto
             indices = base64.b64decode(text(item["indices"], "[A-Za-z0-9+/=]*"), validate=True)
         except ValueError as error:
             raise BundleError("indices are not Base64") from error
-        entries.append(Vector(*_coded(item, levels), indices=indices))
+        entries.append(Vector(*_coded(item, facts), indices=indices))
     for item in items(content["damaged"], 1, 4096):
         keyed(item, {"damage", "rate_level", "grid", "payload", "error"})
         text(item["damage"], "(?s:.{0,100})")
         text(item["error"], "Payload(Size|Corrupt)Error")
-        damaged.append(Vector(*_coded(item, levels), damage=item["damage"], error=item["error"]))
+        damaged.append(Vector(*_coded(item, facts), damage=item["damage"], error=item["error"]))
     return tuple(entries), tuple(damaged)
 
 
-def _coded(item: dict[str, Any], levels: int) -> tuple[int, int, int, bytes]:
+def _coded(item: dict[str, Any], facts: dict[str, Any]) -> tuple[int, int, int, bytes]:
     h, w = integers(item["grid"], 2, 2, 1, 1024)
+    height, width = ((side - 1) * facts["stride"] + 1 for side in (h, w))  # the smallest frame of this grid
+    if max(height, width) > facts["max_side"] or height * width > facts["max_pixels"]:
+        raise BundleError(f"a golden vector of a grid of {h} × {w}, which no frame has")
     payload = bytes.fromhex(text(item["payload"], "([0-9A-Fa-f]{2})*"))
-    return integer(item["rate_level"], 0, levels - 1), h, w, payload
+    return integer(item["rate_level"], 0, len(facts["rate_levels"]) - 1), h, w, payload
 
 
 def _sha256(data: bytes) -> str:

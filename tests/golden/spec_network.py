@@ -137,6 +137,8 @@ class Network:
             raise BundleError(f"{node.output}: not a sound {node.operation}: {error}") from error
         if bound.B >= LARGEST:
             raise BundleError(f"{node.output} can reach {bound.B} steps")
+        if bound.t > MOST_T:
+            raise BundleError(f"{node.output} has steps below 2^−{MOST_T}")
         return bound
 
     def _bound(self, node: _Node) -> Bound:

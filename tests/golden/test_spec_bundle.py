@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import pytest
 
+from ndsc.codec import errors
 from ndsc.codec.bundle import Bundle
 from tests.golden import spec_bundle
 from tests.golden.agreement import refusal
 from tests.golden.spec_bundle import read_bundle
+from tests.golden.spec_errors import BundleError
 
 
 def test_a_zipped_bundle_is_the_same(
@@ -151,6 +153,27 @@ def test_damaged_files(file: str, data: bytes | None, written: dict[str, Bundle]
     else:
         (path / file).write_bytes(data)
     assert refusal(read_bundle, path) == refusal(Bundle.load, path) == "BundleError"
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"), [("entries", [257, 1]), ("damaged", [1, 257]), ("entries", [256, 66])]
+)
+def test_golden_vectors_of_no_frame(
+    name: str, grid: list[int], written: dict[str, Bundle], tmp_path: Path
+) -> None:
+    """2048 a side and 2^20 pixels at stride 8: the smallest frames are 2049 a side, and 2041 × 521 pixels."""
+    path = rewritten(written["static"].path, tmp_path / "b", GOOD["no change"])
+    golden = json.loads((path / "golden.json").read_bytes())
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    golden[name][0]["grid"] = grid
+    data = json.dumps(golden).encode()
+    manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (path / "golden.json").write_bytes(data)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="no frame"):
+        read_bundle(path)
+    with pytest.raises(errors.BundleError, match="no frame"):
+        Bundle.load(path).check_golden()
 
 
 def test_two_hashes_of_the_prior(written: dict[str, Bundle], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.golden import spec_bundle, spec_decoder
 from tests.golden.spec_bundle import Group
 from tests.golden.spec_decoder import Decoder, Encoder, decode_frame, decode_payload, read_frame
 from tests.golden.spec_errors import PayloadCorruptError
+from tests.golden.spec_json import canonical
 
 WEIGHTS: Final = [65536, 39750, 24109, 14623, 8869, 5380]
 FREQUENCIES: Final = [4206, 31062, 18841, 11427]
@@ -155,6 +156,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> spec_bundle.Bundle:
 
 
 def test_ids_of_section_13_4(example: spec_bundle.Bundle) -> None:
+    assert canonical(dict(reversed(json.loads(BITSTREAM).items()))) == BITSTREAM
+    assert hashlib.sha256(BITSTREAM).digest()[:16] == example.bitstream_id
     assert example.bitstream_id == bytes.fromhex("64b38a758fe7ef74731377c849c9ba10")
     assert spec_decoder.grid(example, 20, 9) == (2, 3)
     least_bits, most_bits = spec_decoder.bits(example, 0, 2, 3)
@@ -167,7 +170,8 @@ def test_payload_and_file_of_section_13_4(example: spec_bundle.Bundle) -> None:
     indices = [0, 1, 2, 3, 0, 0]
     assert coded(indices, spec_decoder.edges([32768, 16384, 8192, 8192])) == bytes.fromhex("a5 fe 7f 5b")
     covered = bytes.fromhex(
-        "64 b3 8a 75 8f e7 ef 74 73 13 77 c8 49 c9 ba 10  00  02 00  03 0000 00 01 00 02 00 03 00 00 00 00 00"
+        "64 b3 8a 75 8f e7 ef 74 73 13 77 c8 49 c9 ba 10  00  02 00  03 00 \n"
+        "00 00 01 00 02 00 03 00 00 00 00 00"
     )
     assert spec_decoder.crc32c(covered) == 0x76C60C03
     assert spec_decoder.checksum(example, 0, 2, 3, [indices]) == PAYLOAD[4:]
