@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ndsc.codec.bundle import Bundle, write_bundle
-from ndsc.codec.errors import NdscError
+from ndsc.codec.errors import BundleError, NdscError
 from training import prior
 
 
@@ -22,6 +22,12 @@ def attach(bundle: Bundle, directory: Path, output: Path) -> Bundle:
     Raises BundleError when the prior is for other codebooks or cannot be exported, and OSError.
     """
     model, order = prior.load(directory)
+    exported = model.export(order)
+    if exported.codebook_sizes != bundle.prior.codebook_sizes:
+        raise BundleError(
+            f"{directory} is a prior for codebooks of {list(exported.codebook_sizes)} vectors, the bundle's have "
+            f"{list(bundle.prior.codebook_sizes)}"
+        )
     facts = dict(bundle.manifest.training)
     log = (directory / "log.jsonl").read_text().splitlines()
     facts["prior"] = {**model.config.to_dict(), "last_log_line": log[-1] if log else ""}
@@ -30,7 +36,7 @@ def attach(bundle: Bundle, directory: Path, output: Path) -> Bundle:
         name=bundle.name,
         encoder_onnx=bundle.encoder_onnx,
         decoder_onnx=bundle.decoder_onnx,
-        prior=model.export(order),
+        prior=exported,
         geometry=bundle.geometry,
         rate_levels=bundle.bitstream.rate_levels,
         training=facts,

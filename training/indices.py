@@ -32,6 +32,9 @@ from training.data import Frame, jitter, load_pairs, render_drives
 WHOLE_FRAME_SCALES: Final = (1.0, 1.0, 0.7, 0.5)
 """Scales of the whole-frame views of one frame; a repeated scale gets another sub-stride offset."""
 
+WINDOW: Final = (16, 32)
+"""Rows and columns of a prior's training sample: the grid of a 128×256 frame."""
+
 _SHIFT_PX: Final = 8
 """Whole frames lose a random 0 to 7 px at the top and left, so that the index grid lands anywhere."""
 
@@ -120,6 +123,15 @@ class GridSampler:
     @cached_property
     def _larger(self) -> list[npt.NDArray[np.uint16]]:
         return self.grids.larger_than(*self.window)
+
+
+def validation_batches(grids: IndexGrids, count: int) -> dict[str, GridBatch]:
+    """Fixed validation samples, `count` of each kind: views like the `kitti128` protocol, windows of whole frames."""
+    kinds = {"protocol": (1.0, 1), "whole": (0.0, 2)}
+    return {
+        name: GridSampler(grids, WINDOW, share).sample(np.random.default_rng(seed), count)
+        for name, (share, seed) in kinds.items()
+    }
 
 
 def protocol_view(frame: Frame, rng: np.random.Generator) -> Frame:

@@ -33,8 +33,8 @@ from ndsc.codec.runtime import EncoderSession, RuntimeOptions
 from ndsc.evaluate.protocols import PROTOCOLS
 from training import transformer
 from training.data import load_pairs
-from training.indices import IndexGrids, encode
-from training.transformer import WINDOW, CausalTransformer
+from training.indices import WINDOW, IndexGrids, encode
+from training.transformer import CausalTransformer
 
 TIMED_RUNS = 7
 

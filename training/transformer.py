@@ -16,9 +16,9 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,7 @@ import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.indices import GridSampler, IndexGrids
-
-WINDOW: Final = (16, 32)
-"""Rows and columns of the grids it reads: those of a 128×256 frame."""
+from training.indices import WINDOW, GridSampler, IndexGrids, validation_batches
 
 
 @dataclass(frozen=True)
@@ -188,16 +185,6 @@ def train(
     return load(output)
 
 
-def validation_windows(grids: IndexGrids, count: int) -> dict[str, npt.NDArray[np.uint16]]:
-    """Fixed validation samples: views of the `kitti128` kind, and windows of whole frames."""
-    sampler = GridSampler(grids, WINDOW, 1.0)
-    whole = replace(sampler, protocol_share=0.0)
-    return {
-        "protocol": sampler.sample(np.random.default_rng(1), count).indices,
-        "whole": whole.sample(np.random.default_rng(2), count).indices,
-    }
-
-
 def main(
     indices: Annotated[Path, typer.Argument(help="Training grids of training.indices.")],
     validation: Annotated[Path, typer.Option(help="Validation grids of training.indices.")],
@@ -212,7 +199,8 @@ def main(
     grids, held_out = IndexGrids.load(indices), IndexGrids.load(validation)
     size = 1 + max(int(g[stage].max()) for g in grids.grids)
     config = TransformerConfig(stage=stage, codebook_size=max(2, size), steps=steps)
-    train(grids, validation_windows(held_out, 160), config, output)
+    held = {name: batch.indices for name, batch in validation_batches(held_out, 160).items()}
+    train(grids, held, config, output)
 
 
 if __name__ == "__main__":

@@ -177,6 +177,8 @@ def to_bytes(frame: CompressedFrame) -> bytes:
 
 def from_bytes(data: bytes, name: str = "frame data") -> CompressedFrame:
     """Bytes of a `.ndsc` file → the frame. Raises FrameFileError, whose message starts with `name`."""
+    if len(data) > MAX_FRAME_FILE_BYTES:
+        raise FrameFileError(f"{name}: larger than any .ndsc file ({MAX_FRAME_FILE_BYTES} bytes)")
     if data[:4] != _MAGIC:
         raise FrameFileError(f"{name}: not a .ndsc file")
     if len(data) > 4 and data[4] != FRAME_FILE_VERSION:
@@ -202,8 +204,6 @@ def read_frame_file(path: str | Path) -> CompressedFrame:
             data = file.read(MAX_FRAME_FILE_BYTES + 1)
     except OSError as error:
         raise FrameFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(data) > MAX_FRAME_FILE_BYTES:
-        raise FrameFileError(f"{path}: larger than any .ndsc file ({MAX_FRAME_FILE_BYTES} bytes)")
     return from_bytes(data, name=str(path))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ndsc.codec.errors import BundleError
 
-_INT, _TEXT, _BYTES, _FLOAT = "int", "text", "bytes", "float"
+_INT, _TEXT, _BYTES = "int", "text", "bytes"
 _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
     # message: field: (number, type, repeated)
     "Refused": {"name": (1, _TEXT, False)},
@@ -58,7 +58,7 @@ _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
         "data_location": (14, _INT, False),
     },
 }
-_TYPES: Final = {_INT: 3, _TEXT: 9, _BYTES: 12, _FLOAT: 2}  # int64, string, bytes, float
+_TYPES: Final = {_INT: 3, _TEXT: 9, _BYTES: 12}  # int64, string, bytes
 _LONGEST_NAME: Final = 200
 _PACKAGE: Final = "ndsc.onnx"
 _OPSETS: Final = range(18, 21)

@@ -10,20 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from ndsc.codec.bundle import Bundle
 from ndsc.codec.context import MAX_PASSES
 from ndsc.codec.errors import BundleError
 from ndsc.codec.schedule import Planes
+from training.attach import attach
 from training.indices import GridBatch, IndexGrids
-from training.prior import (
-    LatentPrior,
-    PriorConfig,
-    label_order,
-    load,
-    low_bits,
-    relabelled,
-    schedule,
-    train,
-)
+from training.labels import label_order, relabelled
+from training.prior import load, save, train
+from training.prior_network import LatentPrior, PriorConfig, low_bits, schedule
 
 SIZES = (64, 16, 6)
 
@@ -139,3 +134,17 @@ def test_training_learns_goes_on_and_leaves_other_stages(tmp_path: Path) -> None
     assert load(tmp_path / "second")[1] == order
     for name, value in again.state_dict().items():
         assert torch.equal(value, first.state_dict()[name]) == (not name.startswith("networks.1"))
+
+
+def test_a_prior_for_other_codebooks_is_not_attached(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    model = random_model(small())
+    save(model, [list(range(size)) for size in SIZES], tmp_path / "prior")
+    (tmp_path / "prior" / "log.jsonl").write_text("")
+    with pytest.raises(BundleError, match="codebooks of"):
+        attach(tiny_bundle, tmp_path / "prior", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_settings_must_name_every_stage() -> None:
+    with pytest.raises(ValueError, match="4 stages"):
+        PriorConfig(codebook_sizes=(4, 4, 4, 4))
