@@ -126,7 +126,7 @@ class GridSampler:
 
 
 def validation_batches(grids: IndexGrids, count: int) -> dict[str, GridBatch]:
-    """Fixed validation samples, `count` of each kind: views like the `kitti128` protocol, windows of whole frames."""
+    """Fixed validation samples, `count` each of views like `kitti128` and of windows of whole frames."""
     kinds = {"protocol": (1.0, 1), "whole": (0.0, 2)}
     return {
         name: GridSampler(grids, WINDOW, share).sample(np.random.default_rng(seed), count)
