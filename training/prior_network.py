@@ -32,11 +32,11 @@ class PriorConfig(JsonConfig):
     """One latent prior and its training run."""
 
     codebook_sizes: tuple[int, ...] = (256, 256, 256)
-    channels: tuple[int, ...] = (96, 64, 64)
+    channels: tuple[int, ...] = (64, 64, 64)
     """Of each stage's networks."""
     embedding: int = 16
     """Length of an index's embedding."""
-    blocks: tuple[int, ...] = (2, 1, 1)
+    blocks: tuple[int, ...] = (1, 1, 1)
     """Residual blocks of two 1×1 convolutions after the first one, for each stage."""
     activation_bits: int = 4
     """Activations and logits are multiples of 2**-4, up to 255 of them."""

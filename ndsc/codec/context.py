@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Annotated, Final, Literal, Self
 
@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from ndsc.codec import entropy, exact, onnx_graph
+from ndsc.codec import entropy, exact, onnx_graph, shapes
 from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
 from ndsc.codec.prior import FREQUENCY_BITS, FREQUENCY_TOTAL, MAX_STAGES, check_json_length, code_bits
 from ndsc.codec.runtime import PriorSession
 from ndsc.codec.schedule import BANDS, Grid, Group, Planes, Stage, StrictModel, places
 
 MAX_PASSES: Final = 8
+MAX_NETWORK_BYTES: Final = 16 << 20
 WEIGHTS: Final = 256
 """Entries of the table that stands for exp(-x); a logit further below the largest counts as the last."""
 
@@ -87,6 +88,10 @@ class _Pass:
     inputs: Mapping[str, int]
     """Inputs of the network and how many values each can have."""
 
+    def shape(self, rows: int, columns: int) -> shapes.Shape:
+        """Of the sums for a grid of so many cells."""
+        return len(self.order), self.logits, rows, columns
+
 
 def _plan(stages: Sequence[Stage], logit_shift: int) -> list[list[_Pass]]:
     plan = []
@@ -144,12 +149,19 @@ class ContextPrior:
         self._weights_float = np.array(weights, dtype=np.float64)
         self._plan = _plan(self.stages, logit_shift)
         self._networks = [p for passes in self._plan for p in passes if p.table is None]
-        graph = onnx_graph.read(network, "prior.onnx")
+        if len(network) > MAX_NETWORK_BYTES:
+            raise BundleError(f"prior.onnx is larger than {MAX_NETWORK_BYTES} bytes")
+        self._graph = onnx_graph.read(network, "prior.onnx")
         rows = {name: count for p in self._networks for name, count in p.inputs.items()}
-        bounds = exact.prove(graph, rows, "prior.onnx")
+        bounds = exact.prove(self._graph, rows, "prior.onnx")
         outputs = {f"{p.name}.sums" for p in self._networks}
         if set(bounds) != outputs:
             raise BundleError(f"prior.onnx has outputs {sorted(bounds)} where {sorted(outputs)} belong")
+        self._check_shapes = lru_cache(maxsize=64)(self._shapes_fit)
+        for one in self._networks:
+            self._check_shapes(
+                one, 1, 1
+            )  # a runtime computes what hangs on constants alone when it loads the file
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -271,7 +283,7 @@ class ContextPrior:
         for one in chain.from_iterable(self._plan[: planes.stages]):
             sums, bits = self._sums(planes, one), one.low_bits
             place = places(planes.height, planes.width, one.scale, one.order, one.high_size, one.low_size)
-            frequencies = self.frequencies(sums.take(place.high))
+            frequencies = self.frequencies(place.high(sums, one.high_size))
             if note:
                 labels = planes.take(one.stage, one.group)
                 high = labels >> bits
@@ -279,7 +291,7 @@ class ContextPrior:
             elif read:
                 high = labels = read(frequencies)
             if bits:
-                frequencies = self.frequencies(sums.take(place.low + high * (place.cells << bits)))
+                frequencies = self.frequencies(sums.take(place.low + high * place.apart))
                 if note:
                     note(labels & ((1 << bits) - 1), frequencies)
                 elif read:
@@ -310,18 +322,25 @@ class ContextPrior:
 
     def _sums(self, planes: Planes, one: _Pass) -> NDArray[np.float32]:
         """What a group's logits are rounded from: [phases, logits of the stage, rows, columns] of cells."""
-        bands, expected = planes.bands(one.scale), (len(one.order), one.logits, *planes.cells(one.scale))
+        bands, cells = planes.bands(one.scale), planes.cells(one.scale)
         if one.table is not None:
-            return np.broadcast_to(one.table[bands].T[None, :, :, None], expected)
+            return np.broadcast_to(one.table[bands].T[None, :, :, None], one.shape(*cells))
+        self._check_shapes(one, *cells)
         feeds: dict[str, NDArray[np.int32]] = {f"{one.name}.band": bands[None]}
         if one.known:
             feeds[f"{one.name}.known"] = planes.stack(one.stage, one.scale, one.known)[None]
         for t in range(one.stage):
             feeds[f"{one.name}.earlier{t}"] = planes.grid(t, one.scale)[None]
-        sums = self._sessions[one.name].run(feeds)
-        if sums.shape != expected:
-            raise BundleError(f"prior.onnx: {one.name}.sums is {list(sums.shape)}, not {list(expected)}")
-        return sums
+        return self._sessions[one.name].run(feeds)
+
+    def _shapes_fit(self, one: _Pass, rows: int, columns: int) -> None:
+        """Raise BundleError where a network has no such sums for a grid of so many cells, or takes too much."""
+        inputs: dict[str, shapes.Shape] = {f"{one.name}.band": (1, rows)}
+        if one.known:
+            inputs[f"{one.name}.known"] = (1, len(one.known), rows, columns)
+        inputs |= {f"{one.name}.earlier{t}": (1, 2 * rows, 2 * columns) for t in range(one.stage)}
+        expected = {f"{one.name}.sums": one.shape(rows, columns)}
+        shapes.check(self._graph, inputs, expected, shapes.ELEMENTS_PER_CELL * rows * columns, "prior.onnx")
 
     @cached_property
     def _sessions(self) -> Mapping[str, PriorSession]:

@@ -60,6 +60,9 @@ def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
     """
     if set(graph.inputs) != set(rows):
         raise BundleError(f"{name} has inputs {sorted(graph.inputs)} where {sorted(rows)} belong")
+    for i, declared in graph.inputs.items():
+        if not declared.integers:
+            raise BundleError(f"{name}: input {i} is not declared as int32")
     known: dict[str, Bound | _Rows] = {i: _Rows(count) for i, count in rows.items()}
     constants = _Constants(graph.constants)
     for node in graph.nodes:

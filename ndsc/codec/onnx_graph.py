@@ -32,7 +32,7 @@ _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
         "initializer": (5, "Tensor", True),
         "input": (11, "Value", True),
         "output": (12, "Value", True),
-        "value_info": (13, "Value", True),
+        "value_info": (13, "Refused", True),
         "sparse_initializer": (15, "Refused", True),
     },
     "Node": {
@@ -48,7 +48,11 @@ _SCHEMA: Final[Mapping[str, Mapping[str, tuple[int, str, bool]]]] = {
         "ints": (8, _INT, True),
         "type": (20, _INT, False),
     },
-    "Value": {"name": (1, _TEXT, False)},
+    "Value": {"name": (1, _TEXT, False), "type": (2, "Type", False)},
+    "Type": {"tensor_type": (1, "TensorType", False)},
+    "TensorType": {"elem_type": (1, _INT, False), "shape": (2, "Shape", False)},
+    "Shape": {"dim": (1, "Side", True)},
+    "Side": {"dim_value": (1, _INT, False)},
     "Tensor": {
         "dims": (1, _INT, True),
         "data_type": (2, _INT, False),
@@ -63,7 +67,8 @@ _LONGEST_NAME: Final = 200
 _PACKAGE: Final = "ndsc.onnx"
 _OPSETS: Final = range(18, 21)
 """In which the operations of a prior mean the same."""
-_DTYPES: Final = {1: "<f4", 6: "<i4", 7: "<i8"}
+_UNDECLARED, _FLOAT32, _INT32, _INT64 = 0, 1, 6, 7
+_DTYPES: Final = {_FLOAT32: "<f4", _INT32: "<i4", _INT64: "<i8"}
 _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 2, 7
 
 
@@ -98,13 +103,23 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Input:
+    """What a file says of an input of its graph."""
+
+    integers: bool
+    """Of int32."""
+    shape: tuple[int | None, ...] | None = None
+    """None for a side that is not declared, or for all of them."""
+
+
+@dataclass(frozen=True)
 class Graph:
     """What an ONNX file computes."""
 
     nodes: tuple[Node, ...]
     """In an order in which they can run."""
     constants: Mapping[str, NDArray[Any]]
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, Input]
     outputs: tuple[str, ...]
 
 
@@ -121,8 +136,8 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
     """Read an ONNX file; `name` is for messages.
 
     Raises BundleError for what is no ONNX file of opset 18 to 20, and for operators of other domains, functions of
-    the file's own, subgraphs, attributes other than integers, names given twice, and constants that are not
-    float32, int32 or int64 stored in the file itself.
+    the file's own, subgraphs, attributes other than integers, names given twice, constants that are not float32,
+    int32 or int64 stored in the file itself, and outputs that are not float32.
     """
     model = _parse(onnx_bytes, name)
     graph = model.graph
@@ -153,8 +168,18 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
             single = attribute.type == _ATTRIBUTE_INT
             attributes[attribute.name] = (attribute.i,) if single else tuple(attribute.ints)
         nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), attributes))
-    inputs = tuple(value.name for value in graph.input)
+    for output in graph.output:
+        if output.type.tensor_type.elem_type not in (_UNDECLARED, _FLOAT32):
+            raise BundleError(f"{name}: output {output.name} is not declared as float32")
+    inputs = {value.name: _declared(value.type.tensor_type) for value in graph.input}
     return Graph(tuple(nodes), constants, inputs, tuple(value.name for value in graph.output))
+
+
+def _declared(tensor: Any) -> Input:
+    sides = None
+    if tensor.HasField("shape"):
+        sides = tuple(side.dim_value if side.HasField("dim_value") else None for side in tensor.shape.dim)
+    return Input(tensor.elem_type == _INT32, sides)
 
 
 def _texts(graph: Any) -> Iterator[object]:
@@ -193,7 +218,8 @@ def cut(onnx_bytes: bytes, output: str, name: str) -> bytes:
     nodes = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
     del graph.node[:]
     graph.node.extend(nodes)
-    for values in (graph.initializer, graph.input, graph.output, graph.value_info):
+    del graph.value_info[:]  # shapes that nobody has checked
+    for values in (graph.initializer, graph.input, graph.output):
         stays = [value for value in values if value.name in wanted]
         del values[:]
         values.extend(stays)

@@ -116,33 +116,41 @@ class Stage(StrictModel):
 
 @dataclass(frozen=True)
 class Places:
-    """Where a group's logits lie in the flat array of its sums."""
+    """Where a group's logits lie in the sums of its network, [phases, logits, rows, columns] of cells."""
 
-    cells: int
-    """Apart lie two logits of one position."""
-    high: NDArray[np.int64]
-    """[high digits, n], positions in coding order."""
+    sizes: tuple[tuple[int, int], ...]
+    """Rows and columns of each phase that lie in the grid."""
     low: NDArray[np.int64]
-    """[low digits, n] for high digit 0."""
+    """[low digits, n], positions in coding order: places in the flat sums, where the high digit is 0."""
+    apart: int
+    """Between the logits of one high digit and those of the next."""
+
+    def high(self, sums: NDArray[np.float32], high_size: int) -> NDArray[np.float32]:
+        """The high digit's logits, [high digits, n]."""
+        return np.concatenate(
+            [
+                of_phase[:high_size, :rows, :columns].reshape(high_size, rows * columns)
+                for of_phase, (rows, columns) in zip(sums, self.sizes, strict=True)
+            ],
+            axis=1,
+        )
 
 
 @lru_cache(maxsize=64)
 def places(
     height: int, width: int, scale: int, phases: tuple[tuple[int, int], ...], high_size: int, low_size: int
 ) -> Places:
-    """Places of a group of `phases` in the sums of a grid of this size; cached, since frames have few sizes."""
+    """Places of a group of `phases` in the sums for a grid of this size; cached, since frames have few sizes."""
     step = 2 << scale
     rows, columns = -(-height // step), -(-width // step)
     logits = high_size * (1 + low_size)
+    sizes = tuple(_phase_size(height, width, scale, phase) for phase in phases)
     parts = []
-    for number, phase in enumerate(phases):
-        inside_rows, inside_columns = _phase_size(height, width, scale, phase)
+    for number, (inside_rows, inside_columns) in enumerate(sizes):
         cells = np.arange(inside_rows)[:, None] * columns + np.arange(inside_columns)
         parts.append((cells + number * logits * rows * columns).ravel())
-    first, cells_apart = np.concatenate(parts), rows * columns
-    high = first + np.arange(high_size)[:, None] * cells_apart
-    low = first + (high_size + np.arange(low_size)[:, None]) * cells_apart
-    return Places(cells_apart, high, low)
+    low = np.concatenate(parts) + (high_size + np.arange(low_size)[:, None]) * (rows * columns)
+    return Places(sizes, low, low_size * rows * columns)
 
 
 def _phase_size(height: int, width: int, scale: int, phase: Sequence[int]) -> tuple[int, int]:

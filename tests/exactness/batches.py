@@ -21,7 +21,7 @@ Runs = dict[str, tuple[Feeds, NDArray[np.float32]]]
 
 def codec_session(onnx_bytes: bytes, name: str) -> Session:
     """A session as the codec makes it."""
-    return PriorSession(onnx_bytes, name, onnx_graph.read(onnx_bytes, name).inputs)
+    return PriorSession(onnx_bytes, name, tuple(onnx_graph.read(onnx_bytes, name).inputs))
 
 
 class _Recorder:

@@ -23,6 +23,7 @@ LIMIT_KEYS: Final = {"max_side", "max_pixels"}
 REQUIRED: Final = {"encoder.onnx", "decoder.onnx", "prior.json", "golden.json"}
 NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 SHA256: Final = "[0-9a-f]{64}"
+MOST_JSON_BYTES: Final = 1 << 23
 PHASES: Final = ((0, 0), (0, 1), (1, 0), (1, 1))
 BANDS: Final = 8
 
@@ -142,6 +143,8 @@ def read_bundle(path: Path) -> Bundle:
             if len(manifests) != 1:
                 raise BundleError("not one manifest.json in the zip")
             folder = PurePosixPath(manifests[0]).parent
+            if len(folder.parts) > 1:
+                raise BundleError("manifest.json lies below the folder at the zip's top")
             return _bundle(lambda name, most: _from_zip(archive, str(folder / name), most))
     except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise BundleError(f"{path} is not a readable zip: {error}") from error
@@ -186,6 +189,8 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
 
     def file(name: str) -> bytes:
         content = read(name, files[name]["bytes"])
+        if name.endswith(".json") and len(content) > MOST_JSON_BYTES:
+            raise BundleError(f"{name} is too long")
         if len(content) != files[name]["bytes"] or _sha256(content) != files[name]["sha256"]:
             raise BundleError(f"{name} is not the file that the manifest lists")
         return content
@@ -313,8 +318,9 @@ def _coded(item: dict[str, Any], facts: dict[str, Any]) -> tuple[int, int, int, 
     height, width = ((side - 1) * facts["stride"] + 1 for side in (h, w))  # the smallest frame of this grid
     if max(height, width) > facts["max_side"] or height * width > facts["max_pixels"]:
         raise BundleError(f"a golden vector of a grid of {h} × {w}, which no frame has")
-    payload = bytes.fromhex(text(item["payload"], "([0-9A-Fa-f]{2})*"))
-    return integer(item["rate_level"], 0, len(facts["rate_levels"]) - 1), h, w, payload
+    payload = text(item["payload"], r"[\t-\r ]*([0-9A-Fa-f]{2}[\t-\r ]*)*")
+    level = integer(item["rate_level"], 0, len(facts["rate_levels"]) - 1)
+    return level, h, w, bytes.fromhex(payload)
 
 
 def _sha256(data: bytes) -> str:

@@ -11,11 +11,13 @@ from tests.golden.spec_errors import BundleError
 
 
 def parsed(data: bytes) -> Any:
-    """JSON in UTF-8 without a byte order mark; NaN and infinities are not JSON."""
+    """JSON in UTF-8 without a byte order mark, all of whose values have a canonical form."""
     try:
-        return json.loads(data.decode(), parse_constant=_refuse)
+        value = json.loads(data.decode(), parse_constant=_refuse)
+        canonical(value)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"not JSON in UTF-8: {error}") from error
+    return value
 
 
 def _refuse(name: str) -> Any:

@@ -26,7 +26,7 @@ OPERAND: Final = 1 << 8
 MOST_T: Final = 24
 
 OPERATIONS: Final[Mapping[str, tuple[range, set[str]]]] = {
-    # how many inputs ONNX gives them, and their attributes of integers
+    # how many inputs ONNX gives them, and their attributes
     "Gather": (range(2, 3), {"axis"}),
     "Conv": (range(2, 4), {"dilations", "group", "kernel_shape", "pads", "strides"}),
     "MatMul": (range(2, 3), set()),
@@ -39,6 +39,9 @@ OPERATIONS: Final[Mapping[str, tuple[range, set[str]]]] = {
     "Reshape": (range(2, 3), {"allowzero"}),
     "Unsqueeze": (range(2, 3), set()),
 }
+
+SINGLE: Final = {"allowzero", "axis", "group"}
+"""The attributes of one integer; all others are lists."""
 
 Array = NDArray[np.int64]
 
@@ -97,6 +100,17 @@ class Network:
         names = [*self._constants, *inputs, *(node.output for node in self._nodes)]
         if len(names) != len(set(names)) or len(graph.initializer) != len(self._constants):
             raise BundleError("prior.onnx gives a name twice")
+        self._declared: dict[str, list[int]] = {}
+        """Of inputs that declare a shape: its sides, 0 for one that may have any length."""
+        for value in graph.input:
+            declared = value.type.tensor_type
+            if declared.elem_type != TensorProto.INT32:
+                raise BundleError(f"{value.name} is not declared int32")
+            if declared.HasField("shape"):
+                self._declared[value.name] = [side.dim_value for side in declared.shape.dim]
+        for value in graph.output:
+            if value.type.tensor_type.elem_type not in (TensorProto.UNDEFINED, TensorProto.FLOAT):
+                raise BundleError(f"{value.name} is not float32")
         self.rows = {name: count for wanted in groups.values() for name, count in wanted.items()}
         """How many values each graph input can have."""
         if set(inputs) != set(self.rows):
@@ -119,6 +133,12 @@ class Network:
             if node.output in needed:
                 needed.update(node.inputs)
                 path.append(node)
+        for name, array in feeds.items():
+            sides = self._declared.get(name, array.shape)
+            if len(sides) != array.ndim or any(
+                n not in (0, m) for n, m in zip(sides, array.shape, strict=True)
+            ):
+                raise BundleError(f"{name} is declared with another shape than {array.shape}")
         known = {name: Value(array, 0) for name, array in feeds.items()}
         for node in reversed(path):
             given = [known[n] if n in known else self._constant(n) for n in node.inputs if n]
@@ -144,7 +164,7 @@ class Network:
     def _bound(self, node: _Node) -> Bound:
         names = node.inputs
         counts, attributes = OPERATIONS.get(node.operation, (range(0), set()))
-        if len(names) not in counts or not node.attributes.keys() <= attributes:
+        if len(names) not in counts or not all(names) or not node.attributes.keys() <= attributes:
             raise BundleError(f"{node.output}: not {node.operation} as section 8.1 and ONNX allow it")
         if node.operation == "Gather":
             table, rows = self._whole(names[0]), self.rows.get(names[1])
@@ -162,7 +182,7 @@ class Network:
                 raise BundleError(f"{node.output} multiplies what is no operand")
             weights = np.abs(self._whole(names[1]))
             matrix = node.operation == "MatMul"
-            if _largest(weights) > OPERAND or (weights.ndim != 2 if matrix else weights.ndim < 3):
+            if _largest(weights) > OPERAND or weights.ndim not in ((2,) if matrix else (3, 4, 5)):
                 raise BundleError(f"{node.output} multiplies by what is no operand")
             if matrix:
                 return Bound(_largest(weights.sum(0) * x.B), 0, x.inputs)
@@ -173,34 +193,45 @@ class Network:
             reach = reach + np.abs(bias)
             return Bound(_largest(reach), 0, x.inputs)
         if node.operation in ("Add", "Concat"):
+            if node.operation == "Concat" and "axis" not in node.attributes:
+                raise BundleError(f"{node.output} lacks an axis")
             terms = [self._of(name) for name in names]
             t = max(term.t for term in terms)
             reaches = [term.at(t) for term in terms]
             B = sum(reaches) if node.operation == "Add" else max(reaches)
             return Bound(B, t, frozenset().union(*(term.inputs for term in terms)))
         if node.operation == "Mul":
-            factor = self._constant(names[1])
+            factor = self._number(names[1])
             if factor.steps.ravel().tolist() != [1]:  # the smallest t makes 1 of every power of two up to 1
                 raise BundleError(f"{node.output} scales by what is not 2^−e")
             return Bound(x.B, x.t + factor.t, x.inputs)
         if node.operation == "Floor":
             return Bound(-(-x.B >> x.t), 0, x.inputs)
         if node.operation == "Clip":
-            low, high = (self._constant(name) for name in (names[1], names[2]))
-            sound = low.steps.size == high.steps.size == 1 and not (x.t or low.t or high.t)
+            low, high = (self._number(name) for name in (names[1], names[2]))
+            sound = low.steps.shape in ((), (1,)) and high.steps.shape in ((), (1,))
+            sound = sound and not (x.t or low.t or high.t)
             if not sound or low.steps.item() > high.steps.item():
                 raise BundleError(f"{node.output} does not clip whole numbers to whole numbers")
             return Bound(max(_largest(low.steps), _largest(high.steps)), 0, x.inputs)
         for name in names[1:]:  # the shape of Reshape, the axes of Unsqueeze
-            if self._constants[name].dtype != np.int64:
-                raise BundleError(f"{node.output} takes {name}, which is not int64")
+            constant = self._constants[name]
+            if constant.dtype != np.int64 or constant.ndim != 1:
+                raise BundleError(f"{node.output} takes {name}, which is not 1-D of int64")
         return x
 
     def _of(self, name: str) -> Bound:
         if name in self.bounds:
             return self.bounds[name]
-        constant = self._constant(name)
+        constant = self._number(name)
         return Bound(_largest(constant.steps), constant.t)
+
+    def _number(self, name: str) -> Value:
+        """A constant in float32."""
+        constant = self._constant(name)
+        if self._constants[name].dtype != np.float32:
+            raise BundleError(f"{name} is not float32")
+        return constant
 
     def _constant(self, name: str) -> Value:
         """A constant, at the smallest t at which it is whole."""
@@ -212,9 +243,9 @@ class Network:
 
     def _whole(self, name: str) -> Array:
         """A constant of whole numbers in float32."""
-        constant = self._constant(name)
-        if constant.t or self._constants[name].dtype != np.float32:
-            raise BundleError(f"{name} is not whole numbers in float32")
+        constant = self._number(name)
+        if constant.t:
+            raise BundleError(f"{name} is not of whole numbers")
         return constant.steps
 
 
@@ -258,8 +289,8 @@ def _node(node: Any) -> _Node:
         if attribute.type not in (AttributeProto.INT, AttributeProto.INTS):
             raise BundleError(f"{node.op_type}: attribute {attribute.name} is not of integers")
         single = attribute.type == AttributeProto.INT
-        if attribute.name in attributes:
-            raise BundleError(f"{node.op_type}: attribute {attribute.name} twice")
+        if attribute.name in attributes or single != (attribute.name in SINGLE):
+            raise BundleError(f"{node.op_type}: attribute {attribute.name} twice, or not of its type")
         attributes[attribute.name] = (attribute.i,) if single else tuple(attribute.ints)
     return _Node(node.op_type, tuple(node.input), node.output[0], attributes)
 
@@ -269,10 +300,10 @@ def _array(tensor: Any) -> NDArray[Any]:
     if tensor.data_type not in kinds or tensor.data_location or tensor.external_data:
         raise BundleError(f"constant {tensor.name} is of another type or not in the file")
     sides = tuple(tensor.dims)
-    if min(sides, default=1) < 0 or len(tensor.raw_data) != int(np.prod(sides)) * (
+    if min(sides, default=1) < 1 or len(tensor.raw_data) != int(np.prod(sides)) * (
         8 if tensor.data_type == TensorProto.INT64 else 4
     ):
-        raise BundleError(f"constant {tensor.name} is not whole in raw_data")
+        raise BundleError(f"constant {tensor.name} is empty or not whole in raw_data")
     array: NDArray[Any] = numpy_helper.to_array(tensor)
     return array
 
@@ -292,7 +323,7 @@ def _computed(operation: str, given: Sequence[Value], attributes: Mapping[str, t
         t = max(x.t, given[1].t)
         return Value(x.at(t) + given[1].at(t), t)
     if operation == "Mul":
-        return Value(x.steps, x.t + given[1].t)
+        return Value(x.steps * others[0], x.t + given[1].t)  # others[0] is 1, and may add dimensions
     if operation == "Floor":
         return Value(x.steps >> x.t, 0)
     if operation == "Clip":
@@ -306,8 +337,14 @@ def _computed(operation: str, given: Sequence[Value], attributes: Mapping[str, t
             raise ValueError("perm counts from the end")
         return Value(x.steps.transpose(perm), x.t)
     if operation == "Reshape":
-        copied = attributes.get("allowzero", (0,)) == (0,)
-        sides = [x.steps.shape[i] if copied and n == 0 else n for i, n in enumerate(others[0].tolist())]
+        (allowzero,) = attributes.get("allowzero", (0,))
+        if allowzero not in (0, 1):
+            raise ValueError("allowzero is a truth value")
+        sides = [
+            x.steps.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(others[0].tolist())
+        ]
+        if min(sides, default=0) < -1:
+            raise ValueError("a side below −1")
         return Value(x.steps.reshape(sides), x.t)
     assert operation == "Unsqueeze"
     return Value(np.expand_dims(x.steps, tuple(others[0].tolist())), x.t)
@@ -324,12 +361,16 @@ def _convolution(
     dilations = attributes.get("dilations", (1,) * len(kernel))
     pads = attributes.get("pads", (0,) * (2 * len(kernel)))
     (groups,) = attributes.get("group", (1,))
+    if min(*strides, *dilations, groups) < 1:
+        raise ValueError("strides, dilations or group below 1")
     edges = zip(pads[: len(kernel)], pads[len(kernel) :], strict=True)
     x = np.pad(x, ((0, 0), (0, 0), *edges))
     sides = [
         (have - (k - 1) * d - 1) // s + 1
         for have, k, d, s in zip(x.shape[2:], kernel, dilations, strides, strict=True)
     ]
+    if min(sides) < 1:
+        raise ValueError("the kernel is larger than what it runs over")
     total = np.zeros((len(x), len(weights), *sides), np.int64)
     for tap in np.ndindex(*kernel):
         window = tuple(

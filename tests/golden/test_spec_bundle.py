@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tests.golden import spec_bundle
 from tests.golden.agreement import refusal
 from tests.golden.spec_bundle import read_bundle
 from tests.golden.spec_errors import BundleError
+from tests.golden.spec_json import canonical, parsed
 
 
 def test_a_zipped_bundle_is_the_same(
@@ -30,6 +32,16 @@ def test_a_zipped_bundle_is_the_same(
                 archive.write(file, folder + file.name)
         assert read_bundle(path) == bundles["static"]
         assert Bundle.load(path).bundle_id == bundles["static"].bundle_id
+
+
+@pytest.mark.parametrize("folders", [["a/b/"], ["", "a/"], ["a/", "b/"], []])
+def test_zips_that_are_no_bundle(folders: list[str], written: dict[str, Bundle], tmp_path: Path) -> None:
+    path = tmp_path / "bundle.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for folder in folders:
+            for file in written["static"].path.iterdir():
+                archive.write(file, folder + file.name)
+    assert refusal(read_bundle, path) == refusal(Bundle.load, path) == "BundleError"
 
 
 Change = Callable[[dict[str, Any], dict[str, Any]], object]
@@ -164,16 +176,127 @@ def test_golden_vectors_of_no_frame(
     """2048 a side and 2^20 pixels at stride 8: the smallest frames are 2049 a side, and 2041 × 521 pixels."""
     path = rewritten(written["static"].path, tmp_path / "b", GOOD["no change"])
     golden = json.loads((path / "golden.json").read_bytes())
-    manifest = json.loads((path / "manifest.json").read_bytes())
     golden[name][0]["grid"] = grid
-    data = json.dumps(golden).encode()
-    manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    (path / "golden.json").write_bytes(data)
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    with_golden(path, json.dumps(golden).encode())
     with pytest.raises(BundleError, match="no frame"):
         read_bundle(path)
     with pytest.raises(errors.BundleError, match="no frame"):
         Bundle.load(path).check_golden()
+
+
+@pytest.mark.parametrize("spelling", [str.upper, lambda s: f" {s[:2]}\t\r\n\v\f {s[2:]} "])
+@pytest.mark.parametrize("name", ["entries", "damaged"])
+def test_spellings_of_a_payload(
+    name: str, spelling: Callable[[str], str], written: dict[str, Bundle], tmp_path: Path
+) -> None:
+    path = shutil.copytree(written["static"].path, tmp_path / "b")
+    golden = json.loads((path / "golden.json").read_bytes())
+    vectors = [vector for vector in golden[name] if re.search("[a-f]", vector["payload"])]
+    vectors[0]["payload"] = spelling(vectors[0]["payload"])
+    sound = read_bundle(path)
+    with_golden(path, json.dumps(golden).encode())
+    spelt = read_bundle(path)
+    assert (spelt.entries, spelt.damaged) == (sound.entries, sound.damaged)
+    Bundle.load(path).check_golden()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("entries", "payload", "0 a00000000000000"),
+        ("entries", "payload", "0a0"),
+        ("damaged", "payload", "0a\u00a00a"),
+        ("damaged", "payload", "0g"),
+        ("entries", "indices", "AAA"),
+        ("entries", "indices", "AA A="),
+        ("entries", "rate_level", 3),
+        ("damaged", "rate_level", 3),
+        ("damaged", "damage", "\ud800"),
+        ("damaged", "damage", "é" * 101),
+        ("damaged", "error", "BundleError"),
+    ],
+)
+def test_golden_vectors_that_are_none(
+    name: str, key: str, value: object, written: dict[str, Bundle], tmp_path: Path
+) -> None:
+    path = shutil.copytree(written["static"].path, tmp_path / "b")
+    golden = json.loads((path / "golden.json").read_bytes())
+    golden[name][0][key] = value
+    with_golden(path, json.dumps(golden).encode())
+    assert refusal(read_bundle, path) == "BundleError"
+    assert refusal(lambda: Bundle.load(path).check_golden()) == "BundleError"
+
+
+@pytest.mark.parametrize(("more", "kind"), [(0, ""), (1, "BundleError")])
+def test_the_longest_golden_json(more: int, kind: str, written: dict[str, Bundle], tmp_path: Path) -> None:
+    path = rewritten(written["static"].path, tmp_path / "b", GOOD["no change"])
+    with_golden(path, (path / "golden.json").read_bytes().ljust((1 << 23) + more))
+    assert refusal(read_bundle, path) == refusal(Bundle.load, path) == kind
+
+
+def with_golden(path: Path, data: bytes) -> None:
+    """Another golden.json, and a manifest that lists it."""
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    manifest["files"]["golden.json"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (path / "golden.json").write_bytes(data)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+# Below `training`; the canonical spelling is what the bundle id is made from.
+
+TRAINING: Final = {
+    "fractions": ('{"a":[1E2,1e0,-0.0,0.00001,1e22]}', '{"a":[100.0,1.0,-0.0,1e-05,1e+22]}'),
+    "a fraction beside 0": ('{"a":1e-400}', '{"a":0.0}'),
+    "the largest fraction": ('{"a":1.7976931348623157e308}', '{"a":1.7976931348623157e+308}'),
+    "integers": ('{"a":[-0,18446744073709551617]}', '{"a":[0,18446744073709551617]}'),
+    "the longest integer": (f'{{"a":{"9" * 4300}}}', f'{{"a":{"9" * 4300}}}'),
+    "escapes": (r'{"a":"\u001F\u000A\u0009\/\u007f\u00E9"}', r'{"a":"\u001f\n\t/' + '\x7fé"}'),
+    "a whole pair": (r'{"a":"\uD83D\uDE00"}', '{"a":"\U0001f600"}'),
+    "the deepest": ('{"a":' * 199 + "1" + "}" * 199, '{"a":' * 199 + "1" + "}" * 199),
+    "keys by code point": ('{"é":1,"a":2,"Z":3}', '{"Z":3,"a":2,"é":1}'),
+    "a key twice": ('{"a":1,"a":2}', '{"a":2}'),
+}
+
+
+def with_training(path: Path, training: str) -> Path:
+    """The bundle with `training` in this very spelling."""
+    manifest = json.loads((path / "manifest.json").read_bytes()) | {"training": "here"}
+    (path / "manifest.json").write_text(json.dumps(manifest).replace('"here"', training))
+    return path
+
+
+@pytest.mark.parametrize("what", TRAINING)
+def test_what_training_may_hold(what: str, written: dict[str, Bundle], tmp_path: Path) -> None:
+    spelt, expected = TRAINING[what]
+    assert canonical(parsed(spelt.encode())) == expected.encode()
+    path = rewritten(written["static"].path, tmp_path / "b", GOOD["no change"])
+    with_training(path, spelt)
+    assert read_bundle(path).bundle_id == Bundle.load(path).bundle_id
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("1e400", "-1E400", "1.7976931348623159e308", "NaN", "-Infinity"),
+        *(r'"\ud800"', r'"\uDFFF"', r'"\ud800\u0041"', '"\t"', r'"\x41"'),
+        *("01", "+1", ".5", "1.", "9" * 4301),
+    ],
+)
+def test_what_training_may_not_hold(value: str, written: dict[str, Bundle], tmp_path: Path) -> None:
+    path = rewritten(written["static"].path, tmp_path / "b", GOOD["no change"])
+    with_training(path, f'{{"a":{value}}}')
+    assert refusal(read_bundle, path) == refusal(Bundle.load, path) == "BundleError"
+
+
+def test_the_last_of_repeated_keys_counts(written: dict[str, Bundle], tmp_path: Path) -> None:
+    path = rewritten(written["static"].path, tmp_path / "b", GOOD["no change"])
+    sound, ids = (path / "manifest.json").read_text(), set()
+    for change in ('{"opset": 1001, ', '{"opset": 7, ', '{"bitstream": 0, '):
+        (path / "manifest.json").write_text(change + sound[1:])
+        ids |= {read_bundle(path).bundle_id, Bundle.load(path).bundle_id}
+    assert len(ids) == 1
+    (path / "manifest.json").write_text(sound[:-1] + ', "opset": 1001}')
+    assert refusal(read_bundle, path) == refusal(Bundle.load, path) == "BundleError"
 
 
 def test_two_hashes_of_the_prior(written: dict[str, Bundle], tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from ndsc.codec.bundle import Bundle
 from ndsc.codec.context import ContextPrior, softmax_weights
 from tests.golden import spec_bundle, spec_decoder
 from tests.golden.agreement import refusal
+from tests.golden.networks import ALLOWED, REFUSED, SHAPES, changed
 from tests.golden.spec_errors import BundleError
 from tests.golden.spec_network import Network
 from tests.unit.context_prior import SHIFT, stages, tiny_prior
@@ -69,160 +69,6 @@ def test_no_value_leaves_its_bound(name: str, bundles: Bundles) -> None:
 # What both refuse
 
 
-def constant(model: Any, name: str) -> Any:
-    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
-
-
-def node(model: Any, operation: str) -> Any:
-    return next(node for node in model.graph.node if node.op_type == operation)
-
-
-def set_number(which: int, number: float, operation: str = "Conv") -> Callable[[Any], None]:
-    """One number of a constant input of the first such node."""
-
-    def change(model: Any) -> None:
-        tensor = constant(model, node(model, operation).input[which])
-        array = numpy_helper.to_array(tensor).copy()
-        array.reshape(-1)[0] = number
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-
-    return change
-
-
-def a_bias_of_all_but_1(model: Any) -> None:
-    head = next(node for node in model.graph.node if node.output[0] == "s2g0.sums")
-    bias = constant(model, head.input[2])
-    array = numpy_helper.to_array(bias).copy()
-    array[0] = 2**24 - 1
-    bias.CopyFrom(numpy_helper.from_array(array, bias.name))
-
-
-def steps_too_small(model: Any) -> None:
-    """2^-5 and 2^-20, one after the other."""
-    first = next(n for n, node in enumerate(model.graph.node) if node.op_type == "Mul")
-    before = helper.make_node("Mul", [model.graph.node[first].input[0], "2^-20"], ["smaller"])
-    model.graph.node[first].input[0] = "smaller"
-    model.graph.node.insert(first, before)
-    model.graph.initializer.append(numpy_helper.from_array(np.full(1, 2.0**-20, np.float32), "2^-20"))
-
-
-def rename(operation: str, other: str) -> Callable[[Any], None]:
-    def change(model: Any) -> None:
-        node(model, operation).op_type = other
-
-    return change
-
-
-def one_row_less(model: Any) -> None:
-    tensor = constant(model, node(model, "Gather").input[0])
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:-1], tensor.name))
-
-
-def no_floor(model: Any) -> None:
-    scaled = node(model, "Floor").input[0]
-    node(model, "Clip").input[0] = scaled
-
-
-def double_constants(model: Any) -> None:
-    tensor = constant(model, node(model, "Conv").input[1])
-    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-
-
-def no_raw_data(model: Any) -> None:
-    tensor = constant(model, node(model, "Conv").input[1])
-    numbers = numpy_helper.to_array(tensor).ravel().tolist()
-    tensor.ClearField("raw_data")
-    tensor.float_data.extend(numbers)
-
-
-def external_data(model: Any) -> None:
-    tensor = constant(model, node(model, "Conv").input[1])
-    tensor.external_data.add(key="location", value="weights")
-    tensor.data_location = TensorProto.EXTERNAL
-
-
-def a_name_twice(model: Any) -> None:
-    model.graph.initializer.append(model.graph.initializer[0])
-
-
-def the_last_node_first(model: Any) -> None:
-    last = onnx.NodeProto()
-    last.CopyFrom(model.graph.node[-1])
-    del model.graph.node[-1]
-    model.graph.node.insert(0, last)
-
-
-def an_input_more(model: Any) -> None:
-    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.INT32, ["B"]))
-
-
-def an_output_more(model: Any) -> None:
-    name = node(model, "Clip").output[0]
-    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-
-
-def the_input_of_another_group(model: Any) -> None:
-    bands = [node for node in model.graph.node if node.op_type == "Gather" and node.input[1].endswith("band")]
-    bands[-1].input[1] = bands[0].input[1]
-
-
-def a_graph_input_as_a_shape(model: Any) -> None:
-    bands = [value.name for value in model.graph.input if value.name.endswith("band")]
-    node(model, "Reshape").input[1] = bands[0]
-
-
-def another_opset(model: Any) -> None:
-    model.opset_import[0].version = 21
-
-
-def two_opsets(model: Any) -> None:
-    model.opset_import.add(domain="more", version=1)
-
-
-CHANGES: Final[dict[str, Callable[[Any], Any]]] = {
-    "a factor beyond 2^8": set_number(1, 257.0),
-    "a fraction as a factor": set_number(1, 0.5),
-    "no number": set_number(2, np.nan, "Clip"),
-    "a table entry of 2^24": set_number(0, 2.0**24, "Gather"),
-    "a row beyond 2^8 as an operand": set_number(0, 257.0, "Gather"),
-    "a sum that can reach 2^24": a_bias_of_all_but_1,
-    "an operand beyond 2^8": set_number(2, 257.0, "Clip"),
-    "limits in the wrong order": set_number(1, 256.0, "Clip"),
-    "a limit that is not whole": set_number(1, 0.25, "Clip"),
-    "a scale that is no power of two": set_number(1, 0.375, "Mul"),
-    "a scale above 1": set_number(1, 2.0, "Mul"),
-    "a scale below 0": set_number(1, -0.5, "Mul"),
-    "a scale of 2^-25": set_number(1, 2.0**-25, "Mul"),
-    "steps below 2^-24": steps_too_small,
-    "an operation that is not listed": rename("Floor", "Round"),
-    "a product of two values": rename("Add", "Mul"),
-    "steps that are not floored": no_floor,
-    "a table of too few rows": one_row_less,
-    "columns picked": lambda m: node(m, "Gather").attribute.append(helper.make_attribute("axis", 1)),
-    "text in an attribute": lambda m: node(m, "Conv").attribute.append(
-        helper.make_attribute("auto_pad", "VALID")
-    ),
-    "another domain": lambda m: setattr(node(m, "Conv"), "domain", "com.microsoft"),
-    "constants in float64": double_constants,
-    "constants outside raw_data": no_raw_data,
-    "constants outside the file": external_data,
-    "half a constant": lambda m: setattr(
-        constant(m, node(m, "Conv").input[1]), "raw_data", constant(m, node(m, "Conv").input[1]).raw_data[4:]
-    ),
-    "a name twice": a_name_twice,
-    "nodes out of order": the_last_node_first,
-    "an input more": an_input_more,
-    "an output more": an_output_more,
-    "an output less": lambda m: m.graph.output.pop(),
-    "the input of another group": the_input_of_another_group,
-    "a graph input as a shape": a_graph_input_as_a_shape,
-    "functions": lambda m: m.functions.add(name="f", domain="d"),
-    "sparse constants": lambda m: m.graph.sparse_initializer.add(),
-    "a later opset": another_opset,
-    "a second opset": two_opsets,
-}
-
-
 def _codec_uses(data: bytes) -> None:
     ContextPrior(stages(), softmax_weights(1 / 16), SHIFT, data).encode(np.zeros((3, 4, 4), np.int32))
 
@@ -234,13 +80,47 @@ def _spec_uses(data: bytes, rows: dict[str, int]) -> None:
     Network(data, groups)
 
 
-@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("what", REFUSED)
 def test_both_refuse_the_same_networks(what: str, bundles: Bundles) -> None:
     model = onnx.load_from_string(tiny_prior().network)
     _spec_uses(model.SerializeToString(), network_of(bundles["context"]).rows)
-    CHANGES[what](model)
-    data = model.SerializeToString()
+    data = changed(REFUSED[what])
     assert refusal(_spec_uses, data, network_of(bundles["context"]).rows) == "BundleError"
+    assert refusal(_codec_uses, data) == "BundleError"
+
+
+# Shapes, which show in a run
+
+
+def sums_of(data: bytes, bundle: spec_bundle.Bundle) -> list[Any]:
+    """Logits of every network on a grid of 4 × 4, all labels 0, by the specification's reader."""
+    groups: dict[str, dict[str, int]] = {}
+    for name, count in network_of(bundle).rows.items():
+        groups.setdefault(name.split(".")[0], {})[name] = count
+    assert isinstance(bundle.prior, spec_bundle.ContextPrior)
+    prior = dataclasses.replace(bundle.prior, network=Network(data, groups))
+    labels = spec_decoder.Labels(prior.codebook_sizes, 4, 4)
+    labels.known = {(s, y, x): 0 for s in range(3) for y in range(4) for x in range(4)}
+    return [
+        spec_decoder.logits(prior, s, g, labels).tolist()
+        for s, stage in enumerate(prior.stages)
+        for g in range(len(stage.groups))
+    ]
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_both_take_the_same_networks(what: str, bundles: Bundles) -> None:
+    model = onnx.load_from_string(tiny_prior().network)
+    expected = sums_of(model.SerializeToString(), bundles["context"])
+    ALLOWED[what](model)
+    assert sums_of(model.SerializeToString(), bundles["context"]) == expected
+    assert refusal(_codec_uses, model.SerializeToString()) == ""
+
+
+@pytest.mark.parametrize("what", SHAPES)
+def test_shapes_that_do_not_fit(what: str, bundles: Bundles) -> None:
+    data = changed(SHAPES[what])
+    assert refusal(sums_of, data, bundles["context"]) == "BundleError"
     assert refusal(_codec_uses, data) == "BundleError"
 
 
@@ -272,6 +152,7 @@ def test_operations_are_those_of_onnxruntime() -> None:
         "matrix": numbers(-256, 257, 8, 10),
         "kernel": numbers(-256, 257, 6, 3, 2, 3),
         "bias": numbers(-90000, 90000, 6),
+        "one": np.ones((1, 1, 1, 1, 1), np.float32),
         "axes": np.array([-1, 1], np.int64),
     }
     spread: dict[str, Any] = {
@@ -297,8 +178,9 @@ def test_operations_are_those_of_onnxruntime() -> None:
         helper.make_node("Floor", ["product scaled"], ["product whole"]),
         helper.make_node("Clip", ["product whole", "low", "high"], ["operand"]),
         helper.make_node("Conv", ["operand", "kernel", "bias"], ["sums"], **spread),
-        helper.make_node("Unsqueeze", ["sums", "axes"], ["six"]),
-        helper.make_node("Transpose", ["six"], ["s0g0.sums"], perm=[0, 5, 2, 4, 3, 1]),
+        helper.make_node("Mul", ["sums", "one"], ["five"]),
+        helper.make_node("Unsqueeze", ["five", "axes"], ["seven"]),
+        helper.make_node("Transpose", ["seven"], ["s0g0.sums"], perm=[0, 5, 2, 6, 4, 3, 1]),
     ]
     graph = helper.make_graph(
         nodes,
