@@ -27,6 +27,8 @@ MOST_AXES: Final = 8
 """Of a value. Without a bound a file could make shapes long, and so the check itself slow."""
 CHANNEL_BLOCK: Final = 16
 """Runtimes may lay out a convolution's output in whole blocks of channels; so it counts."""
+_LARGEST_STEP: Final = (1 << 31) - 1
+"""Of pads, strides and dilations: far beyond it a runtime's own 64-bit sums overflow."""
 _MOST_SPATIAL_AXES: Final = 3
 """Beyond these onnxruntime spreads out the input once for each weight of the kernel."""
 
@@ -188,6 +190,8 @@ def _convolution(inputs: _Inputs) -> Shape:
     )
     if min(pads) < 0 or min(*strides, *dilations) < 1:
         raise _RefusedError("has negative pads, or strides or dilations below 1")
+    if max(*pads, *strides, *dilations) > _LARGEST_STEP:
+        raise _RefusedError(f"has pads, strides or dilations above {_LARGEST_STEP}")
     sides = []
     for i, side in enumerate(x[2:]):
         room = side + pads[i] + pads[i + spatial] - (kernel[i] - 1) * dilations[i] - 1

@@ -26,8 +26,6 @@ from tests.exactness.sessions import LEVELS, MakeSession, OnnxSession, PriorErro
 
 THREADS: Final = (1, 2)
 BATCHES: Final = (2, 5)
-PYTHON_CODER_EVERY: Final = 10
-"""Frames of which one goes through the pure-Python range coder."""
 EMULATED_ENCODE_EVERY: Final = 10
 EMULATED_CHUNK: Final = 50
 """Small frames of one emulated process: an emulator that dies or hangs then costs one chunk."""
@@ -155,12 +153,11 @@ def _torch(setting: Setting) -> Checked:
 
 
 def _python_coder(setting: Setting) -> Checked:
-    part = setting.reference.part(setting.reference.entries[::PYTHON_CODER_EVERY])
     # As where constriction cannot be imported.
     with mock.patch.object(entropy, "_stream", return_value=None):
         if not isinstance(entropy.decoder(b""), range_coder.Decoder):
             raise NotRunError("the pure-Python range coder is not the one in use")
-        return Checked(compare(part, setting.bundle.bitstream), {"range_coder": "pure Python"})
+        return Checked(compare(setting.reference, setting.bundle.bitstream), {"range_coder": "pure Python"})
 
 
 def _cuda(setting: Setting) -> Checked:

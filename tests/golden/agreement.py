@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from ndsc.codec.context import ContextPrior, softmax_weights
 from ndsc.codec.errors import NdscError
+from tests.golden import spec_bundle, spec_decoder
 from tests.golden.spec_errors import SpecError
+from tests.golden.spec_network import Network
+from tests.unit.context_prior import SHIFT, stages
 
 
 def refusal(read: Callable[..., object], *arguments: Any) -> str:
@@ -16,3 +23,28 @@ def refusal(read: Callable[..., object], *arguments: Any) -> str:
     except (SpecError, NdscError) as error:
         return type(error).__name__
     return ""
+
+
+def codec_uses(data: bytes, side: int = 4) -> bytes:
+    """A grid of zeros, coded by the codec with this prior.onnx in the tiny context prior."""
+    prior = ContextPrior(stages(), softmax_weights(1 / 16), SHIFT, data)
+    return prior.encode(np.zeros((3, side, side), np.int32))
+
+
+def network_of(bundle: spec_bundle.Bundle) -> Network:
+    """The networks of a context prior, as the specification's reader has them."""
+    assert isinstance(bundle.prior, spec_bundle.ContextPrior)
+    return bundle.prior.network
+
+
+def sums_of(data: bytes, bundle: spec_bundle.Bundle) -> list[Any]:
+    """Logits of every network on a grid of 4 × 4, all labels 0, by the specification's reader."""
+    assert isinstance(bundle.prior, spec_bundle.ContextPrior)
+    prior = dataclasses.replace(bundle.prior, network=Network(data, network_of(bundle).groups))
+    labels = spec_decoder.Labels(prior.codebook_sizes, 4, 4)
+    labels.known = {(s, y, x): 0 for s in range(3) for y in range(4) for x in range(4)}
+    return [
+        spec_decoder.logits(prior, s, g, labels).tolist()
+        for s, stage in enumerate(prior.stages)
+        for g in range(len(stage.groups))
+    ]

@@ -275,10 +275,14 @@ def a_dimension_more(model: Any) -> None:
     model.graph.input[0].type.tensor_type.shape.dim.add(dim_value=1)
 
 
-def another_length(model: Any) -> None:
-    """Of the band's rows: 77."""
-    band = next(value for value in model.graph.input if value.name.endswith("band"))
-    band.type.tensor_type.shape.dim[1].dim_value = 77
+def a_length(number: int) -> Callable[[Any], None]:
+    """Of the band's rows."""
+
+    def change(model: Any) -> None:
+        band = next(value for value in model.graph.input if value.name.endswith("band"))
+        band.type.tensor_type.shape.dim[1].dim_value = number
+
+    return change
 
 
 SHAPES: Final[dict[str, Callable[[Any], Any]]] = {
@@ -286,6 +290,8 @@ SHAPES: Final[dict[str, Callable[[Any], Any]]] = {
     "strides below 0": attribute("Conv", "strides", [-1, -1]),
     "dilations of 0": attribute("Conv", "dilations", [0, 0]),
     "strides of one side": attribute("Conv", "strides", [1]),
+    "strides of 2^31": attribute("Conv", "strides", [1 << 31, 1 << 31]),
+    "pads of 2^31": attribute("Conv", "pads", [1 << 31] * 4),
     "pads below 0": attribute("Conv", "pads", [-1, -1, -1, -1]),
     "a side counted from the end": attribute("Transpose", "perm", [-1, 0, 1, 2]),
     "a side twice": attribute("Transpose", "perm", [0, 0, 0, 0]),
@@ -305,7 +311,8 @@ SHAPES: Final[dict[str, Callable[[Any], Any]]] = {
     "limits of two dimensions": reshaped(1, "Clip", lambda array: array.reshape(1, 1)),
     "an input of int64": declared("input", TensorProto.INT64),
     "an input of another rank": a_dimension_more,
-    "an input of another length": another_length,
+    "an input of another length": a_length(77),
+    "an input of a length of 0": a_length(0),
 }
 
 

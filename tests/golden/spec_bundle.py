@@ -1,6 +1,6 @@
 """Sections 2, 3, 4 and 11 of proto/SPEC.md: what two machines share, read from a bundle and checked."""
 
-# ruff: noqa: N802 -- the names are those of the specification.
+# ruff: noqa: N802, N803 -- the names are those of the specification.
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import base64
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from tests.golden.spec_errors import BundleError, RateLevelError
 from tests.golden.spec_json import canonical, integer, integers, items, keyed, parsed, text
-from tests.golden.spec_network import Network
+from tests.golden.spec_network import Needs, Network
+from tests.golden.spec_operations import Shape
 
 KEYS: Final = {"format_version", "name", "bitstream", "files", "opset", "ir_version", "training", "licence"}
 BITSTREAM_KEYS: Final = {"format_version", "stride", "codebook_sizes", "rate_levels", "prior_sha256"}
@@ -247,20 +248,34 @@ def _context(content: Any, onnx: bytes) -> ContextPrior:
     if weights[0] != 65536 or list(weights) != sorted(weights, reverse=True):
         raise BundleError("weights do not fall from 65536")
     stages = tuple(_stage(stage) for stage in items(content["stages"], 1, 16))
-    groups: dict[str, dict[str, int]] = {}
-    for s, stage in enumerate(stages):
-        for g, group in enumerate(stage.groups):
-            if group.table is None:
-                name = f"s{s}g{g}"
-                groups[name] = {f"{name}.band": BANDS}
-                if stage.known(g):
-                    groups[name][f"{name}.known"] = stage.codebook_size + 1
-                for t in range(s):
-                    groups[name][f"{name}.earlier{t}"] = stages[t].codebook_size + 1
+    groups = {
+        f"s{s}g{g}": _needs(stages, s, g)
+        for s, stage in enumerate(stages)
+        for g, group in enumerate(stage.groups)
+        if group.table is None
+    }
     if len(groups) > 8:
         raise BundleError("more than 8 groups without a table")
     shift = integer(content["logit_shift"], 0, 8)
     return ContextPrior(weights, shift, stages, Network(onnx, groups))
+
+
+def _needs(stages: Sequence[Stage], s: int, g: int) -> Needs:
+    """Sections 7.2 and 7.3: what the network of group g of stage s takes and gives."""
+    stage, group, name = stages[s], stages[s].groups[g], f"s{s}g{g}"
+    n = len(stage.known(g))
+    rows = {f"{name}.band": BANDS}
+    if n:
+        rows[f"{name}.known"] = stage.codebook_size + 1
+    for t in range(s):
+        rows[f"{name}.earlier{t}"] = stages[t].codebook_size + 1
+
+    def shapes(R: int, C: int) -> dict[str, Shape]:
+        every = {f"{name}.band": (1, R), f"{name}.known": (1, n, R, C)}
+        every |= {f"{name}.earlier{t}": (1, 2 * R, 2 * C) for t in range(s)}
+        return {key: every[key] for key in rows} | {f"{name}.sums": (len(group.phases), stage.logits, R, C)}
+
+    return Needs(rows, shapes)
 
 
 def _stage(content: Any) -> Stage:

@@ -19,13 +19,12 @@ import numpy as np
 from tests.golden.spec_bundle import BANDS, Bundle, ContextPrior, Group, StaticPrior
 from tests.golden.spec_errors import (
     BitstreamMismatchError,
-    BundleError,
     FrameFileError,
     GeometryError,
     PayloadCorruptError,
     PayloadSizeError,
 )
-from tests.golden.spec_network import Array
+from tests.golden.spec_operations import Array
 
 PARTS: Final = 1 << 24
 MOST_FILE_BYTES: Final = 1 << 26
@@ -237,11 +236,8 @@ def logits(prior: ContextPrior, s: int, g: int, labels: Labels) -> Array:
     if group.table is not None:
         by_row = np.array([group.table[BANDS * r // R] for r in range(R)], np.int64)
         return np.broadcast_to(by_row.T[None, :, :, None], shape)
-    output = f"s{s}g{g}.sums"
-    sums = prior.network.run(output, network_inputs(prior, s, g, labels))[output].steps
-    if sums.shape != shape:
-        raise BundleError(f"{output} is {sums.shape}, not {shape}")
-    return round_sums(sums, prior.logit_shift)
+    values = prior.network.run(f"s{s}g{g}", network_inputs(prior, s, g, labels), R, C)
+    return round_sums(values[f"s{s}g{g}.sums"].steps, prior.logit_shift)
 
 
 def round_sums(sums: Array, logit_shift: int) -> Array:

@@ -1,13 +1,13 @@
-"""Section 8 of proto/SPEC.md: `prior.onnx`, proved exact, then computed in whole numbers.
+"""Section 8 of proto/SPEC.md: `prior.onnx`, proved exact, then measured, then computed.
 
-Nothing here is of the codec: the onnx package parses, numpy's int64 computes.
+Nothing here is of the codec: the onnx package parses.
 """
 
-# ruff: noqa: N806 -- the names are those of the specification.
+# ruff: noqa: N803, N806 -- the names are those of the specification.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from tests.golden.spec_errors import BundleError
+from tests.golden.spec_operations import Array, Node, Shape, Value, computed
+from tests.golden.spec_size import MOST_BYTES, Size, measured
 
 OPSET: Final = 20
 LARGEST: Final = 1 << 24
@@ -43,20 +45,15 @@ OPERATIONS: Final[Mapping[str, tuple[range, set[str]]]] = {
 SINGLE: Final = {"allowzero", "axis", "group"}
 """The attributes of one integer; all others are lists."""
 
-Array = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class Value:
-    """Numbers that are multiples of 2^−t."""
+class Needs:
+    """Sections 7.2 and 7.3: what the network of a group takes and gives."""
 
-    steps: Array
-    """The numbers times 2^t."""
-    t: int
-
-    def at(self, t: int) -> Array:
-        """The numbers times 2^t, for a t at least as large."""
-        return self.steps << (t - self.t)
+    rows: Mapping[str, int]
+    """How many values each graph input can have."""
+    shapes: Callable[[int, int], Mapping[str, Shape]]
+    """For R and C: of each graph input, and of the sums."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +70,20 @@ class Bound:
         return self.B << (t - self.t)
 
 
-@dataclass(frozen=True)
-class _Node:
-    operation: str
-    inputs: tuple[str, ...]
-    output: str
-    attributes: Mapping[str, tuple[int, ...]]
-
-
 class Network:
     """All networks of one prior.
 
     Args:
         data: the bytes of prior.onnx.
-        groups: for each group without a table, `s{s}g{g}`, its inputs and how many values each can have.
+        groups: what each group without a table needs, by the name `s{s}g{g}`.
 
-    Raises BundleError unless the file is what section 8 demands.
+    Raises BundleError unless the file is what section 8 demands, on a grid of one cell too.
     """
 
-    def __init__(self, data: bytes, groups: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(self, data: bytes, groups: Mapping[str, Needs]) -> None:
+        if len(data) > MOST_BYTES:
+            raise BundleError(f"prior.onnx has {len(data)} bytes")
+        self.groups = groups
         graph = _graph(data)
         self._constants = {tensor.name: _array(tensor) for tensor in graph.initializer}
         self._values: dict[str, Value] = {}
@@ -100,18 +92,20 @@ class Network:
         names = [*self._constants, *inputs, *(node.output for node in self._nodes)]
         if len(names) != len(set(names)) or len(graph.initializer) != len(self._constants):
             raise BundleError("prior.onnx gives a name twice")
-        self._declared: dict[str, list[int]] = {}
-        """Of inputs that declare a shape: its sides, 0 for one that may have any length."""
+        self._declared: dict[str, list[int | None]] = {}
+        """Of inputs that declare a shape: its sides, None for one that may have any length."""
         for value in graph.input:
             declared = value.type.tensor_type
             if declared.elem_type != TensorProto.INT32:
                 raise BundleError(f"{value.name} is not declared int32")
             if declared.HasField("shape"):
-                self._declared[value.name] = [side.dim_value for side in declared.shape.dim]
+                self._declared[value.name] = [
+                    side.dim_value if side.HasField("dim_value") else None for side in declared.shape.dim
+                ]
         for value in graph.output:
             if value.type.tensor_type.elem_type not in (TensorProto.UNDEFINED, TensorProto.FLOAT):
                 raise BundleError(f"{value.name} is not float32")
-        self.rows = {name: count for wanted in groups.values() for name, count in wanted.items()}
+        self.rows = {name: count for needs in groups.values() for name, count in needs.rows.items()}
         """How many values each graph input can have."""
         if set(inputs) != set(self.rows):
             raise BundleError("prior.onnx has other inputs than its groups")
@@ -121,36 +115,56 @@ class Network:
         """Of each node's output."""
         for node in self._nodes:
             self.bounds[node.output] = self._proved(node)
-        for name, wanted in groups.items():
+        for name, needs in groups.items():
             found = self.bounds.get(f"{name}.sums")
-            if found is None or found.t or found.inputs != set(wanted):
+            if found is None or found.t or found.inputs != set(needs.rows):
                 raise BundleError(f"{name}.sums is not whole numbers made of the group's inputs")
+        self._paths = {name: self._path(f"{name}.sums") for name in groups}
+        for name in groups:
+            self.size(name, 1, 1)
 
-    def run(self, output: str, feeds: Mapping[str, Array]) -> dict[str, Value]:
-        """Every value that `output` is made of, by its name; `feeds` are the inputs of its group."""
+    def _path(self, output: str) -> list[Node]:
+        """The nodes that an output depends on."""
         needed, path = {output}, []
         for node in reversed(self._nodes):
             if node.output in needed:
                 needed.update(node.inputs)
                 path.append(node)
-        for name, array in feeds.items():
-            sides = self._declared.get(name, array.shape)
-            if len(sides) != array.ndim or any(
-                n not in (0, m) for n, m in zip(sides, array.shape, strict=True)
+        return path[::-1]
+
+    def size(self, group: str, R: int, C: int) -> Size:
+        """What the network of a group takes on a grid of R · C cells.
+
+        Raises BundleError for more than section 8.3 allows, and where shapes do not fit those of section 7.
+        """
+        needs = self.groups[group]
+        shapes = needs.shapes(R, C)
+        for name in needs.rows:
+            sides = self._declared.get(name, list(shapes[name]))
+            if len(sides) != len(shapes[name]) or any(
+                n not in (None, m) for n, m in zip(sides, shapes[name], strict=True)
             ):
-                raise BundleError(f"{name} is declared with another shape than {array.shape}")
+                raise BundleError(f"{name} is declared with another shape than {shapes[name]}")
+        inputs = {name: shapes[name] for name in needs.rows}
+        size = measured(self._paths[group], self._constants, inputs, R * C)
+        found, expected = size.shapes[f"{group}.sums"], shapes[f"{group}.sums"]
+        if found != expected:
+            raise BundleError(f"{group}.sums is {found}, not {expected}")
+        return size
+
+    def run(self, group: str, feeds: Mapping[str, Array], R: int, C: int) -> dict[str, Value]:
+        """Every value that the sums of a group are made of, by its name; `feeds` are the group's inputs."""
+        size = self.size(group, R, C)
         known = {name: Value(array, 0) for name, array in feeds.items()}
-        for node in reversed(path):
-            given = [known[n] if n in known else self._constant(n) for n in node.inputs if n]
-            try:
-                known[node.output] = _computed(node.operation, given, node.attributes)
-            except (ValueError, IndexError, KeyError, ArithmeticError) as error:
-                raise BundleError(f"{node.output}: shapes that do not fit: {error}") from error
+        for node in self._paths[group]:
+            given = [known[n] if n in known else self._constant(n) for n in node.inputs]
+            known[node.output] = computed(node.operation, given, node.attributes)
+            assert known[node.output].steps.shape == size.shapes[node.output]
         return known
 
     # 8.1, the bounds
 
-    def _proved(self, node: _Node) -> Bound:
+    def _proved(self, node: Node) -> Bound:
         try:
             bound = self._bound(node)
         except (IndexError, KeyError, ValueError) as error:
@@ -161,7 +175,7 @@ class Network:
             raise BundleError(f"{node.output} has steps below 2^−{MOST_T}")
         return bound
 
-    def _bound(self, node: _Node) -> Bound:
+    def _bound(self, node: Node) -> Bound:
         names = node.inputs
         counts, attributes = OPERATIONS.get(node.operation, (range(0), set()))
         if len(names) not in counts or not all(names) or not node.attributes.keys() <= attributes:
@@ -281,7 +295,7 @@ def _graph(data: bytes) -> Any:
     return model.graph
 
 
-def _node(node: Any) -> _Node:
+def _node(node: Any) -> Node:
     if node.domain not in ("", "ai.onnx") or len(node.output) != 1 or not node.input:
         raise BundleError(f"{node.op_type}: another domain, no input, or not one output")
     attributes: dict[str, tuple[int, ...]] = {}
@@ -292,7 +306,7 @@ def _node(node: Any) -> _Node:
         if attribute.name in attributes or single != (attribute.name in SINGLE):
             raise BundleError(f"{node.op_type}: attribute {attribute.name} twice, or not of its type")
         attributes[attribute.name] = (attribute.i,) if single else tuple(attribute.ints)
-    return _Node(node.op_type, tuple(node.input), node.output[0], attributes)
+    return Node(node.op_type, tuple(node.input), node.output[0], attributes)
 
 
 def _array(tensor: Any) -> NDArray[Any]:
@@ -304,80 +318,8 @@ def _array(tensor: Any) -> NDArray[Any]:
         8 if tensor.data_type == TensorProto.INT64 else 4
     ):
         raise BundleError(f"constant {tensor.name} is empty or not whole in raw_data")
-    array: NDArray[Any] = numpy_helper.to_array(tensor)
+    try:
+        array: NDArray[Any] = numpy_helper.to_array(tensor)
+    except ValueError as error:
+        raise BundleError(f"constant {tensor.name} has no shape that can be: {error}") from error
     return array
-
-
-# 8.2, the operations as ONNX defines them, on whole numbers of steps
-
-
-def _computed(operation: str, given: Sequence[Value], attributes: Mapping[str, tuple[int, ...]]) -> Value:
-    x, others = given[0], [value.steps for value in given[1:]]
-    if operation == "Gather":
-        return Value(x.steps[others[0]], 0)
-    if operation == "Conv":
-        return Value(_convolution(x.steps, others[0], others[1] if others[1:] else None, attributes), 0)
-    if operation == "MatMul":
-        return Value(x.steps @ others[0], 0)
-    if operation == "Add":
-        t = max(x.t, given[1].t)
-        return Value(x.at(t) + given[1].at(t), t)
-    if operation == "Mul":
-        return Value(x.steps * others[0], x.t + given[1].t)  # others[0] is 1, and may add dimensions
-    if operation == "Floor":
-        return Value(x.steps >> x.t, 0)
-    if operation == "Clip":
-        return Value(np.clip(x.steps, others[0].item(), others[1].item()), 0)
-    if operation == "Concat":
-        t = max(value.t for value in given)
-        return Value(np.concatenate([value.at(t) for value in given], attributes["axis"][0]), t)
-    if operation == "Transpose":
-        perm = attributes.get("perm", tuple(range(x.steps.ndim))[::-1])
-        if min(perm, default=0) < 0:
-            raise ValueError("perm counts from the end")
-        return Value(x.steps.transpose(perm), x.t)
-    if operation == "Reshape":
-        (allowzero,) = attributes.get("allowzero", (0,))
-        if allowzero not in (0, 1):
-            raise ValueError("allowzero is a truth value")
-        sides = [
-            x.steps.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(others[0].tolist())
-        ]
-        if min(sides, default=0) < -1:
-            raise ValueError("a side below −1")
-        return Value(x.steps.reshape(sides), x.t)
-    assert operation == "Unsqueeze"
-    return Value(np.expand_dims(x.steps, tuple(others[0].tolist())), x.t)
-
-
-def _convolution(
-    x: Array, weights: Array, bias: Array | None, attributes: Mapping[str, tuple[int, ...]]
-) -> Array:
-    """x [N, C, …], weights [O, C / groups, …] → [N, O, …]."""
-    kernel = weights.shape[2:]
-    if attributes.get("kernel_shape", kernel) != kernel:
-        raise ValueError("kernel_shape is not that of the weights")
-    strides = attributes.get("strides", (1,) * len(kernel))
-    dilations = attributes.get("dilations", (1,) * len(kernel))
-    pads = attributes.get("pads", (0,) * (2 * len(kernel)))
-    (groups,) = attributes.get("group", (1,))
-    if min(*strides, *dilations, groups) < 1:
-        raise ValueError("strides, dilations or group below 1")
-    edges = zip(pads[: len(kernel)], pads[len(kernel) :], strict=True)
-    x = np.pad(x, ((0, 0), (0, 0), *edges))
-    sides = [
-        (have - (k - 1) * d - 1) // s + 1
-        for have, k, d, s in zip(x.shape[2:], kernel, dilations, strides, strict=True)
-    ]
-    if min(sides) < 1:
-        raise ValueError("the kernel is larger than what it runs over")
-    total = np.zeros((len(x), len(weights), *sides), np.int64)
-    for tap in np.ndindex(*kernel):
-        window = tuple(
-            slice(k * d, k * d + s * (n - 1) + 1, s)
-            for k, d, s, n in zip(tap, dilations, strides, sides, strict=True)
-        )
-        factors = weights[(..., *tap)].reshape(groups, -1, weights.shape[1])
-        seen = x[(slice(None), slice(None), *window)].reshape(len(x), groups, weights.shape[1], -1)
-        total += (factors @ seen).reshape(total.shape)
-    return total if bias is None else total + bias.reshape(-1, *(1,) * len(kernel))

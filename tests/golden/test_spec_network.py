@@ -13,20 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ndsc.codec import exact, onnx_graph
 from ndsc.codec.bundle import Bundle
-from ndsc.codec.context import ContextPrior, softmax_weights
+from ndsc.codec.context import ContextPrior
 from tests.golden import spec_bundle, spec_decoder
-from tests.golden.agreement import refusal
+from tests.golden.agreement import codec_uses, network_of, refusal, sums_of
 from tests.golden.networks import ALLOWED, REFUSED, SHAPES, changed
 from tests.golden.spec_errors import BundleError
-from tests.golden.spec_network import Network
-from tests.unit.context_prior import SHIFT, stages, tiny_prior
+from tests.golden.spec_network import Needs, Network
+from tests.unit.context_prior import tiny_prior
 
 Bundles = dict[str, spec_bundle.Bundle]
-
-
-def network_of(bundle: spec_bundle.Bundle) -> Network:
-    assert isinstance(bundle.prior, spec_bundle.ContextPrior)
-    return bundle.prior.network
 
 
 @pytest.mark.parametrize("name", ["released", "context", "coarse"])
@@ -57,7 +52,7 @@ def test_no_value_leaves_its_bound(name: str, bundles: Bundles) -> None:
         for g, group in enumerate(stage.groups):
             if group.table is None:
                 feeds = spec_decoder.network_inputs(bundle.prior, s, g, labels)
-                for value_name, value in network.run(f"s{s}g{g}.sums", feeds).items():
+                for value_name, value in network.run(f"s{s}g{g}", feeds, *labels.cells(group.scale)).items():
                     if value_name not in feeds:
                         seen.add(value_name)
                         bound = network.bounds[value_name]
@@ -69,43 +64,17 @@ def test_no_value_leaves_its_bound(name: str, bundles: Bundles) -> None:
 # What both refuse
 
 
-def _codec_uses(data: bytes) -> None:
-    ContextPrior(stages(), softmax_weights(1 / 16), SHIFT, data).encode(np.zeros((3, 4, 4), np.int32))
-
-
-def _spec_uses(data: bytes, rows: dict[str, int]) -> None:
-    groups: dict[str, dict[str, int]] = {}
-    for name, count in rows.items():
-        groups.setdefault(name.split(".")[0], {})[name] = count
-    Network(data, groups)
-
-
 @pytest.mark.parametrize("what", REFUSED)
 def test_both_refuse_the_same_networks(what: str, bundles: Bundles) -> None:
     model = onnx.load_from_string(tiny_prior().network)
-    _spec_uses(model.SerializeToString(), network_of(bundles["context"]).rows)
+    groups = network_of(bundles["context"]).groups
+    Network(model.SerializeToString(), groups)
     data = changed(REFUSED[what])
-    assert refusal(_spec_uses, data, network_of(bundles["context"]).rows) == "BundleError"
-    assert refusal(_codec_uses, data) == "BundleError"
+    assert refusal(Network, data, groups) == "BundleError"
+    assert refusal(codec_uses, data) == "BundleError"
 
 
 # Shapes, which show in a run
-
-
-def sums_of(data: bytes, bundle: spec_bundle.Bundle) -> list[Any]:
-    """Logits of every network on a grid of 4 × 4, all labels 0, by the specification's reader."""
-    groups: dict[str, dict[str, int]] = {}
-    for name, count in network_of(bundle).rows.items():
-        groups.setdefault(name.split(".")[0], {})[name] = count
-    assert isinstance(bundle.prior, spec_bundle.ContextPrior)
-    prior = dataclasses.replace(bundle.prior, network=Network(data, groups))
-    labels = spec_decoder.Labels(prior.codebook_sizes, 4, 4)
-    labels.known = {(s, y, x): 0 for s in range(3) for y in range(4) for x in range(4)}
-    return [
-        spec_decoder.logits(prior, s, g, labels).tolist()
-        for s, stage in enumerate(prior.stages)
-        for g in range(len(stage.groups))
-    ]
 
 
 @pytest.mark.parametrize("what", ALLOWED)
@@ -114,21 +83,21 @@ def test_both_take_the_same_networks(what: str, bundles: Bundles) -> None:
     expected = sums_of(model.SerializeToString(), bundles["context"])
     ALLOWED[what](model)
     assert sums_of(model.SerializeToString(), bundles["context"]) == expected
-    assert refusal(_codec_uses, model.SerializeToString()) == ""
+    assert refusal(codec_uses, model.SerializeToString()) == ""
 
 
 @pytest.mark.parametrize("what", SHAPES)
 def test_shapes_that_do_not_fit(what: str, bundles: Bundles) -> None:
     data = changed(SHAPES[what])
     assert refusal(sums_of, data, bundles["context"]) == "BundleError"
-    assert refusal(_codec_uses, data) == "BundleError"
+    assert refusal(codec_uses, data) == "BundleError"
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xff\xff", b"no network"])
 def test_files_that_are_no_network(data: bytes) -> None:
     with pytest.raises(BundleError):
         Network(data, {})
-    assert refusal(_codec_uses, data) == "BundleError"
+    assert refusal(codec_uses, data) == "BundleError"
 
 
 # The operations, with attributes that no bundle uses so far
@@ -185,17 +154,24 @@ def test_operations_are_those_of_onnxruntime() -> None:
     graph = helper.make_graph(
         nodes,
         "operations",
-        [helper.make_tensor_value_info("s0g0.band", TensorProto.INT32, [1, 13])],
+        [helper.make_tensor_value_info("s0g0.band", TensorProto.INT32, [1, "R"])],
         [helper.make_tensor_value_info("s0g0.sums", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     data = model.SerializeToString()
-    network = Network(data, {"s0g0": {"s0g0.band": 8}})
-    bands = rng.integers(0, 8, (1, 13))
-    got = network.run("s0g0.sums", {"s0g0.band": bands})["s0g0.sums"]
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    expected = session.run(None, {"s0g0.band": bands.astype(np.int32)})[0]
-    assert got.t == 0
-    assert len(np.unique(expected)) > 300
-    np.testing.assert_array_equal(got.steps, expected.astype(np.int64))
+    feeds = {rows: {"s0g0.band": rng.integers(0, 8, (1, rows))} for rows in (1, 13)}
+    expected = {
+        rows: session.run(None, {name: bands.astype(np.int32) for name, bands in feed.items()})[0]
+        for rows, feed in feeds.items()
+    }
+    needs = Needs(
+        {"s0g0.band": 8}, lambda rows, _: {"s0g0.band": (1, rows), "s0g0.sums": expected[rows].shape}
+    )
+    network = Network(data, {"s0g0": needs})
+    for rows, feed in feeds.items():
+        got = network.run("s0g0", feed, rows, 1)["s0g0.sums"]
+        assert got.t == 0
+        np.testing.assert_array_equal(got.steps, expected[rows].astype(np.int64))
+    assert len(np.unique(expected[13])) > 300

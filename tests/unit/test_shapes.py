@@ -29,6 +29,7 @@ SHIPPED = Path(__file__).parents[2] / "models" / "default"
 GRIDS = [(1, 1), (3, 5), (16, 32), (47, 156)]
 PLENTY = 1 << 40
 HUGE = 2**63 - 1
+STEP = 2**31 - 1
 OPERATIONS = sorted(shapes._OPERATIONS)
 ATTRIBUTES = sorted({a for operation in shapes._OPERATIONS.values() for a in operation.attributes})
 
@@ -401,11 +402,15 @@ def test_many_axes() -> None:
 @pytest.mark.parametrize(
     ("attributes", "reason"),
     [
-        ({"pads": (HUGE,) * 4}, "beyond 1048576 elements"),
+        ({"pads": (HUGE,) * 4}, "above 2147483647"),
         ({"pads": (0, 0, 1 << 20, 0)}, "beyond 1048576 elements"),
-        ({"pads": (HUGE,) * 4, "strides": (HUGE,) * 2}, r"is \[1, 1, 3, 3\], not \[1\]"),
-        ({"pads": (HUGE,) * 4, "dilations": (HUGE,) * 2}, r"is \[1, 1, 7, 7\], not \[1\]"),
-        ({"dilations": (HUGE, 1)}, "kernel that is larger"),
+        ({"pads": (HUGE,) * 4, "strides": (HUGE,) * 2}, "above 2147483647"),
+        ({"pads": (HUGE,) * 4, "dilations": (HUGE,) * 2}, "above 2147483647"),
+        ({"dilations": (HUGE, 1)}, "above 2147483647"),
+        ({"dilations": (STEP, 1)}, "kernel that is larger"),
+        ({"pads": (STEP,) * 4}, "beyond 1048576 elements"),
+        ({"pads": (STEP,) * 4, "strides": (STEP,) * 2}, r"is \[1, 1, 3, 3\], not \[1\]"),
+        ({"pads": (STEP + 1,) * 4, "strides": (STEP,) * 2}, "above 2147483647"),
         ({"pads": (-HUGE - 1,) * 4}, "negative pads"),
         ({"pads": (0, 0, -1, 0)}, "negative pads"),
         ({"strides": (0, 1)}, "below 1"),
@@ -562,3 +567,100 @@ def test_whatever_is_asked_of_it(first: Shape, values: list[Any], data: st.DataO
             assert again[made.outputs[0]] == found
             assert all(s >= 1 for s in found)
             assert prod(found) <= 1000
+
+
+# Multiplications
+
+
+def test_products_of_a_matrix_are_counted_to_the_last() -> None:
+    """For each element of the output as many as the matrix has rows, however many columns it has."""
+    for rows, columns in ((64, 7), (320, 1), (65, 7), (321, 1)):
+        graph = graph_of([node("MatMul", "x w", "y")], w=floats((rows, columns)))
+        x, outputs, most = (2, 3, rows), {"y": (2, 3, columns)}, 6 * columns * (rows // 64)
+        if rows % 64:
+            refused(graph, x, rf"MatMul \(y\) takes prior.onnx beyond {64 * most} multiplications", most)
+        else:
+            shapes.check(graph, {"x": x}, outputs, most, "prior.onnx")
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_products_of_a_convolution_are_those_of_one_output_channel(group: int) -> None:
+    """Its weights, which groups make fewer; whole blocks of channels are a matter of elements alone."""
+    inside, outside, kernel, positions = 8 // group, 12, 130, 4
+    graph = graph_of(
+        [node("Conv", "x w", "a", group=(group,)), node("Clip", "a", "y")],
+        w=floats((outside, inside, kernel)),
+    )
+    x, outputs = (1, 8, kernel + positions - 1), {"y": (1, outside, positions)}
+    products = outside * positions * inside * kernel
+    assert products % 64 == 0
+    shapes.check(graph, {"x": x}, outputs, products // 64, "prior.onnx")
+    refused(graph, x, rf"Conv \(a\) takes prior.onnx beyond {products - 64} mult", products // 64 - 1)
+
+
+def test_products_of_all_nodes_are_counted_together() -> None:
+    """2500 and 60 are all that 40 elements may take; what the output does not depend on takes none."""
+    nodes = [
+        node("Conv", "x kernel", "a"),
+        node("MatMul", "row column", "b"),
+        node("Add", "a b", "c"),
+        node("MatMul", "c one", "y"),
+    ]
+    constants = {"kernel": floats((1, 1, 2500)), "row": floats((1, 60)), "column": floats((60, 1))}
+    graph = graph_of(nodes, one=floats((1, 1)), **constants)
+    shapes.check(graph, {"x": (1, 1, 2500)}, {"c": (1, 1, 1)}, 40, "prior.onnx")
+    refused(graph, (1, 1, 2500), r"MatMul \(y\) takes prior.onnx beyond 2560 multiplications", 40)
+
+
+def test_a_large_kernel_over_large_pads() -> None:
+    """Few elements, all in memory at once, and an hour of work."""
+    graph = graph_of([node("Conv", "x w", "y", pads=(500,) * 4)], w=floats((1, 1, 750, 750)))
+    refused(graph, (1, 1, 1, 1), r"Conv \(y\) takes prior.onnx beyond 67108864 multiplications")
+
+
+# Declared shapes of inputs
+
+
+@pytest.mark.parametrize(
+    ("declared", "accepted"),
+    [
+        (None, True),
+        ((None, None), True),
+        ((2, None), True),
+        ((None, 3), True),
+        ((2, 3), True),
+        ((3, 3), False),
+        ((2, 1), False),
+        ((None, 4), False),
+        ((2, 0), False),
+        ((None, -1), False),
+        ((), False),
+        ((None,), False),
+        ((2,), False),
+        ((None, None, None), False),
+        ((2, 3, None), False),
+        ((1, 2, 3), False),
+    ],
+)
+def test_declared_shapes_of_inputs(declared: Any, accepted: bool) -> None:
+    """Numbers must be those of the shape; a side that is not declared can have any length, but must be there."""
+    element = TensorProto.FLOAT
+    x = helper.make_tensor_value_info("x", element, declared)
+    y = helper.make_tensor_value_info("y", element, None)
+    made = helper.make_graph([helper.make_node("Floor", ["x"], ["y"])], "g", [x], [y])
+    data = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString()
+    graph = onnx_graph.read(data, "prior.onnx")
+    assert graph.inputs["x"].shape == declared
+    if accepted:
+        assert shapes.check(graph, {"x": (2, 3)}, {"y": (2, 3)}, 6, "prior.onnx") == {"y": (2, 3)}
+    else:
+        refused(graph, (2, 3), r"input x is not declared as \[2, 3\]")
+
+
+def test_declared_shapes_of_inputs_in_use() -> None:
+    """The inputs of other groups have no shape here, and so none to differ from."""
+    inputs = {"x": Input(integers=True, shape=(None, 2)), "other": Input(integers=True, shape=(7,))}
+    graph = Graph((node("Floor", "x", "y"),), {}, inputs, ("y",))
+    shapes.check(graph, {"x": (5, 2)}, {"y": (5, 2)}, 10, "prior.onnx")
+    with pytest.raises(BundleError, match=r"input other is not declared as \[8\]"):
+        shapes.check(graph, {"x": (5, 2), "other": (8,)}, {"y": (5, 2)}, 10, "prior.onnx")
