@@ -278,7 +278,7 @@ def test_both_come_to_the_same_size(
             outputs = {f"{group}.sums": given.pop(f"{group}.sums")}
             size = network.size(group, *cells)
             assert size.multiplications > size.elements
-            for products, least in ((1 << 30, size.elements), (1, size.multiplications)):
+            for products, least in ((1 << 40, size.elements), (1, size.multiplications)):
                 monkeypatch.setattr(shapes, "PRODUCTS_PER_ELEMENT", products)
                 assert shapes.check(graph, given, outputs, least, "prior.onnx") == size.shapes
                 with pytest.raises(errors.BundleError, match=f"beyond {least - 1}"):
