@@ -157,11 +157,10 @@ class ContextPrior:
         outputs = {f"{p.name}.sums" for p in self._networks}
         if set(bounds) != outputs:
             raise BundleError(f"prior.onnx has outputs {sorted(bounds)} where {sorted(outputs)} belong")
-        self._check_shapes = lru_cache(maxsize=64)(self._shapes_fit)
+        self._check_shapes = lru_cache(maxsize=256)(self._shapes_fit)
         for one in self._networks:
-            self._check_shapes(
-                one, 1, 1
-            )  # a runtime computes what hangs on constants alone when it loads the file
+            # Already here, since a runtime computes what hangs on constants alone when it loads the file.
+            self._check_shapes(one, 1, 1)
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
