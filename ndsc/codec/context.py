@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from typing import Annotated, Final, Literal, Self
 
@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from ndsc.codec import entropy, exact, onnx_graph, shapes
-from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem
+from ndsc.codec.errors import BundleError, PayloadCorruptError, first_problem, printable
 from ndsc.codec.prior import FREQUENCY_BITS, FREQUENCY_TOTAL, MAX_STAGES, check_json_length, code_bits
 from ndsc.codec.runtime import PriorSession
 from ndsc.codec.schedule import BANDS, Grid, Group, Planes, Stage, StrictModel, places
 
 MAX_PASSES: Final = 8
-MAX_NETWORK_BYTES: Final = 16 << 20
+MAX_NETWORK_BYTES: Final = 8 << 20
+_SIZES_KNOWN: Final = 1024
 WEIGHTS: Final = 256
 """Entries of the table that stands for exp(-x); a logit further below the largest counts as the last."""
 
@@ -156,8 +157,10 @@ class ContextPrior:
         bounds = exact.prove(self._graph, rows, "prior.onnx")
         outputs = {f"{p.name}.sums" for p in self._networks}
         if set(bounds) != outputs:
-            raise BundleError(f"prior.onnx has outputs {sorted(bounds)} where {sorted(outputs)} belong")
-        self._check_shapes = lru_cache(maxsize=256)(self._shapes_fit)
+            raise BundleError(
+                f"prior.onnx has outputs {printable(str(sorted(bounds)))} where {sorted(outputs)} belong"
+            )
+        self._fit: set[tuple[str, int, int]] = set()
         for one in self._networks:
             # Already here, since a runtime computes what hangs on constants alone when it loads the file.
             self._check_shapes(one, 1, 1)
@@ -330,16 +333,27 @@ class ContextPrior:
             feeds[f"{one.name}.known"] = planes.stack(one.stage, one.scale, one.known)[None]
         for t in range(one.stage):
             feeds[f"{one.name}.earlier{t}"] = planes.grid(t, one.scale)[None]
-        return self._sessions[one.name].run(feeds)
+        sums = self._sessions[one.name].run(feeds)
+        if sums.shape != one.shape(*cells):
+            raise BundleError(
+                f"prior.onnx: {one.name}.sums is {list(sums.shape)}, not {list(one.shape(*cells))}"
+            )
+        return sums
 
-    def _shapes_fit(self, one: _Pass, rows: int, columns: int) -> None:
+    def _check_shapes(self, one: _Pass, rows: int, columns: int) -> None:
         """Raise BundleError where a network has no such sums for a grid of so many cells, or takes too much."""
+        key = (one.name, rows, columns)
+        if key in self._fit:
+            return
         inputs: dict[str, shapes.Shape] = {f"{one.name}.band": (1, rows)}
         if one.known:
             inputs[f"{one.name}.known"] = (1, len(one.known), rows, columns)
         inputs |= {f"{one.name}.earlier{t}": (1, 2 * rows, 2 * columns) for t in range(one.stage)}
         expected = {f"{one.name}.sums": one.shape(rows, columns)}
-        shapes.check(self._graph, inputs, expected, shapes.ELEMENTS_PER_CELL * rows * columns, "prior.onnx")
+        shapes.check(self._graph, inputs, expected, shapes.most_elements(rows * columns), "prior.onnx")
+        if len(self._fit) >= _SIZES_KNOWN:
+            self._fit.clear()
+        self._fit.add(key)
 
     @cached_property
     def _sessions(self) -> Mapping[str, PriorSession]:

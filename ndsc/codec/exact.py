@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ndsc.codec.errors import BundleError
+from ndsc.codec.errors import BundleError, printable
 from ndsc.codec.onnx_graph import Graph, Node
 
 LARGEST_SUM: Final = 1 << 24
@@ -59,7 +59,9 @@ def prove(graph: Graph, rows: Mapping[str, int], name: str) -> dict[str, Bound]:
         BundleError: the inputs are others, or the graph cannot be proved exact; the message names the operation.
     """
     if set(graph.inputs) != set(rows):
-        raise BundleError(f"{name} has inputs {sorted(graph.inputs)} where {sorted(rows)} belong")
+        raise BundleError(
+            f"{name} has inputs {printable(str(sorted(graph.inputs)))} where {sorted(rows)} belong"
+        )
     for i, declared in graph.inputs.items():
         if not declared.integers:
             raise BundleError(f"{name}: input {i} is not declared as int32")
@@ -96,6 +98,7 @@ class _Constants:
         self._values = values
         self._bounds: dict[str, Bound] = {}
         self._integers: dict[str, NDArray[np.int64]] = {}
+        self._sums: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def values(self, name: str) -> NDArray[Any]:
         if name not in self._values:
@@ -125,6 +128,14 @@ class _Constants:
             self._integers[name] = values.astype(np.int64)
         return self._integers[name]
 
+    def sums(self, name: str, axis: int) -> NDArray[np.int64]:
+        """Sums of a constant's magnitudes over all axes but one."""
+        if (name, axis) not in self._sums:
+            magnitudes = np.abs(self.integers(name))
+            others = tuple(i for i in range(magnitudes.ndim) if i != axis)
+            self._sums[name, axis] = magnitudes.sum(axis=others)
+        return self._sums[name, axis]
+
 
 @dataclass(frozen=True)
 class _Inputs:
@@ -147,12 +158,12 @@ class _Inputs:
         """A constant of integers in float32."""
         return self.constants.integers(self.name(position))
 
-    def factors(self, position: int) -> NDArray[np.int64]:
-        """Magnitudes of a constant of integers, each an allowed operand."""
-        magnitudes = np.abs(self.integers(position))
-        if magnitudes.max(initial=0) > LARGEST_OPERAND:
+    def factors(self, position: int, axis: int) -> NDArray[np.int64]:
+        """A constant of integers, each an allowed operand: the sums of magnitudes over all axes but one."""
+        self.integers(position)
+        if self.constants.bound(self.name(position)).largest > LARGEST_OPERAND:
             raise _RefusedError(f"has a factor beyond {LARGEST_OPERAND}")
-        return magnitudes
+        return self.constants.sums(self.name(position), axis)
 
     def constant(self, position: int) -> NDArray[Any]:
         """A finite constant."""
@@ -180,27 +191,24 @@ def _gather(inputs: _Inputs) -> Bound:
         raise _RefusedError("must pick rows of a table by an input")
     if len(table) < rows.count:
         raise _RefusedError(f"has a table of {len(table)} rows for {rows.count} values")
-    return Bound(int(np.abs(table).max(initial=0)))
+    return inputs.constants.bound(inputs.name(0))
 
 
 def _convolution(inputs: _Inputs) -> Bound:
-    weights = inputs.factors(1)
-    if weights.ndim < 3:
+    if inputs.integers(1).ndim < 3:
         raise _RefusedError("must have weights [O, I, …]")
-    most: NDArray[Any] = weights.reshape(len(weights), -1).sum(1) * inputs.operand()
+    most = inputs.factors(1, axis=0) * inputs.operand()
     if len(inputs.node.inputs) > 2:
-        bias = np.abs(inputs.integers(2))
-        if bias.shape != (len(weights),):
+        if inputs.integers(2).shape != most.shape:
             raise _RefusedError("must have one bias for each output")
-        most = most + bias
+        most = most + inputs.constants.sums(inputs.name(2), axis=0)
     return Bound(int(most.max(initial=0)))
 
 
 def _matrix_product(inputs: _Inputs) -> Bound:
-    weights = inputs.factors(1)
-    if weights.ndim != 2:
+    if inputs.integers(1).ndim != 2:
         raise _RefusedError("must multiply by a matrix")
-    return Bound(int((weights.sum(0) * inputs.operand()).max(initial=0)))
+    return Bound(int((inputs.factors(1, axis=1) * inputs.operand()).max(initial=0)))
 
 
 def _add(inputs: _Inputs) -> Bound:

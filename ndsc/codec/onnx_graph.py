@@ -70,6 +70,8 @@ _OPSETS: Final = range(18, 21)
 _UNDECLARED, _FLOAT32, _INT32, _INT64 = 0, 1, 6, 7
 _DTYPES: Final = {_FLOAT32: "<f4", _INT32: "<i4", _INT64: "<i8"}
 _ATTRIBUTE_INT, _ATTRIBUTE_INTS = 2, 7
+MOST_PARTS: Final = 1 << 12
+"""Nodes, constants, inputs and outputs of a graph, each: a file of empty ones would take 140 times its size."""
 
 
 def _model_class() -> Any:
@@ -136,8 +138,8 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
     """Read an ONNX file; `name` is for messages.
 
     Raises BundleError for what is no ONNX file of opset 18 to 20, and for operators of other domains, functions of
-    the file's own, subgraphs, attributes other than integers, names given twice, constants that are not float32,
-    int32 or int64 stored in the file itself, and outputs that are not float32.
+    the file's own, subgraphs, attributes other than integers, anything named twice, too many parts, constants that
+    are not float32, int32 or int64 stored in the file itself, and outputs that are not float32.
     """
     model = _parse(onnx_bytes, name)
     graph = model.graph
@@ -146,6 +148,8 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
         raise BundleError(f"{name} must be of opset 18, 19 or 20 and of no other operator set")
     if model.functions or graph.sparse_initializer:
         raise BundleError(f"{name} holds functions or sparse constants, which no prior needs")
+    if max(map(len, (graph.node, graph.initializer, graph.input, graph.output))) > MOST_PARTS:
+        raise BundleError(f"{name} has more than {MOST_PARTS} nodes, constants, inputs or outputs")
     for text in _texts(graph):
         # protobuf hands out text that is no UTF-8 as bytes.
         if not isinstance(text, str) or not text.isprintable() or len(text) > _LONGEST_NAME:
@@ -162,7 +166,11 @@ def read(onnx_bytes: bytes, name: str) -> Graph:
         if node.domain not in ("", "ai.onnx"):
             raise BundleError(f"{name}: operator {node.op_type} of domain {node.domain} is not known here")
         attributes = {}
+        if len(node.output) != 1 or not node.input:
+            raise BundleError(f"{name}: {node.op_type} must have inputs and one output")
         for attribute in node.attribute:
+            if attribute.name in attributes:
+                raise BundleError(f"{name}: {node.op_type} has the attribute {attribute.name} twice")
             if attribute.type not in (_ATTRIBUTE_INT, _ATTRIBUTE_INTS):
                 raise BundleError(f"{name}: {node.op_type} has an attribute that is not of integers")
             single = attribute.type == _ATTRIBUTE_INT

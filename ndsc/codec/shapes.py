@@ -2,8 +2,8 @@
 
 The proof of exactness bounds what values hold and not how many there are: a file of a kilobyte can join a value
 with itself until no memory is left. So the shapes are inferred here, in whole numbers, as ONNX defines them,
-before anything runs. Everything counts, whether or not a runtime could free it in time or would compute it while
-it loads the file.
+before anything runs. Every output of a needed node counts, whether or not a runtime could free it in time or would
+compute it while it loads the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ndsc.codec.errors import BundleError
 from ndsc.codec.onnx_graph import Graph, Node
 
 ELEMENTS_PER_CELL: Final = 1 << 15
-"""What a pass may take for each cell of its grid."""
+"""Of all values of a pass together, for each cell of its grid."""
+MOST_ELEMENTS: Final = 1 << 28
+"""However many cells: a gigabyte of float32."""
 PRODUCTS_PER_ELEMENT: Final = 1 << 6
 """Multiplications that it may take for each of those elements: 2**21 for each cell."""
 MOST_AXES: Final = 8
@@ -33,6 +35,11 @@ _MOST_SPATIAL_AXES: Final = 3
 """Beyond these onnxruntime spreads out the input once for each weight of the kernel."""
 
 Shape = tuple[int, ...]
+
+
+def most_elements(cells: int) -> int:
+    """How many elements all values of a pass may have together for a grid of so many cells."""
+    return min(ELEMENTS_PER_CELL * cells, MOST_ELEMENTS)
 
 
 class _RefusedError(Exception):

@@ -19,7 +19,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from tests.golden.spec_errors import BundleError
 from tests.golden.spec_operations import Array, Node, Shape, Value, computed
-from tests.golden.spec_size import MOST_BYTES, Size, measured
+from tests.golden.spec_size import MOST_BYTES, MOST_PARTS, Size, measured
 
 OPSET: Final = 20
 LARGEST: Final = 1 << 24
@@ -85,6 +85,8 @@ class Network:
             raise BundleError(f"prior.onnx has {len(data)} bytes")
         self.groups = groups
         graph = _graph(data)
+        if max(map(len, (graph.node, graph.initializer, graph.input, graph.output))) > MOST_PARTS:
+            raise BundleError("prior.onnx has too many nodes, initializers, inputs or outputs")
         self._constants = {tensor.name: _array(tensor) for tensor in graph.initializer}
         self._values: dict[str, Value] = {}
         self._nodes = [_node(node) for node in graph.node]

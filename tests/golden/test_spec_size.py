@@ -155,13 +155,31 @@ def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "PriorSession", loaded)
 
 
+def crowded(count: int) -> bytes:
+    """So many initializers in all."""
+    model = onnx.load_from_string(tiny_prior().network)
+    more = range(count - len(model.graph.initializer))
+    model.graph.initializer.extend(numpy_helper.from_array(floats(1), f"more{i}") for i in more)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def an_attribute_twice() -> bytes:
+    model = onnx.load_from_string(tiny_prior().network)
+    node = next(n for n in model.graph.node if any(a.name == "strides" for a in n.attribute))
+    node.attribute.append(next(a for a in node.attribute if a.name == "strides"))
+    data: bytes = model.SerializeToString()
+    return data
+
+
 ACCEPTED: Final[dict[str, Callable[[], bytes]]] = {
     "a value joined with itself 11 times": lambda: joined(11),
     "two broadcasts of 64 × 64": lambda: crossed(64),
     "a kernel that fits once": lambda: padded(127),
     "31 products": lambda: multiplied(31),
     "8 dimensions": lambda: dimensions(8),
-    "2^24 bytes": lambda: long(1 << 24),
+    "2^23 bytes": lambda: long(1 << 23),
+    "2^12 initializers": lambda: crowded(1 << 12),
 }
 REFUSED: Final[dict[str, tuple[Callable[[], bytes], str, str]]] = {
     # what the codec says, and what the specification's reader says
@@ -201,7 +219,13 @@ REFUSED: Final[dict[str, tuple[Callable[[], bytes], str, str]]] = {
         "v31 is beyond .* multiplications",
     ),
     "9 dimensions": (lambda: dimensions(9), r"Unsqueeze \(long\) has 9 axes", "long has 9 dimensions"),
-    "2^24 bytes and one more": (lambda: long((1 << 24) + 1), "larger than 16777216 bytes", "16777217 bytes"),
+    "2^23 bytes and one more": (lambda: long((1 << 23) + 1), "larger than 8388608 bytes", "8388609 bytes"),
+    "2^12 initializers and one more": (
+        lambda: crowded((1 << 12) + 1),
+        "more than 4096 nodes",
+        "too many nodes",
+    ),
+    "an attribute twice": (an_attribute_twice, "attribute strides twice", "strides"),
 }
 
 
