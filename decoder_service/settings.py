@@ -53,7 +53,45 @@ class DecoderSettings(ServiceSettings):
     )
     handshake_timeout_s: float = Field(5.0, gt=0, le=60, description="longest wait for a stream to open")
     write_frames: Path | None = Field(
-        None, description="folder that decoded frames are written to, as RIG/CAMERA/SEQUENCE.png"
+        None, description="folder that decoded frames are written to, as RIG/CAMERA/SESSION/SEQUENCE.png"
+    )
+    archive: Path | None = Field(
+        None,
+        description="folder of the durable store; without it, nodes that ask for delivery ARCHIVE are refused",
+    )
+    archive_hours: float = Field(
+        24.0,
+        gt=0,
+        le=24 * 366,
+        description="how long decoded compressed frames and their side information stay in the store: the "
+        "longest outage after which a node's spool still decodes as well",
+    )
+    archive_capacity_mbytes: int = Field(
+        8192,
+        ge=1,
+        le=1 << 30,
+        description="MiB that the store may take; beyond it the oldest decoded frames and side information go "
+        "early, frames not decoded yet never: new ones are refused instead",
+    )
+    archive_pair_wait_ms: int = Field(
+        30_000,
+        ge=0,
+        le=3_600_000,
+        description="longest wait of a stored frame for its side information, which may be late as well",
+    )
+    max_batch: int = Field(
+        8, ge=1, le=256, description="frames of one size decoded in one run of the network"
+    )
+    max_pixels: int | None = Field(
+        None, ge=1, description="largest frame taken, in pixels; default: what the bundles can decode"
+    )
+    listen_clients: str | None = Field(
+        None,
+        description="second address, for people and tools: TLS without client certificates, bearer tokens, "
+        "Decode, Subscribe and lists only",
+    )
+    token_key: Path | None = Field(
+        None, description="public key (PEM) that bearer tokens are verified with; see `ndsc token`"
     )
     attach: Names = Field(
         (),

@@ -48,6 +48,14 @@ class EncoderSettings(ServiceSettings):
     bundle: Path | None = Field(
         None, description="bundle directory or zip; default: the one that comes along"
     )
+    fetch_bundle: bool = Field(
+        False,
+        description="use the bundle that the decoder would rather have: fetch it, and change over when the "
+        "decoder changes",
+    )
+    bundle_cache: Path = Field(
+        Path("bundles"), description="folder that fetched bundles are kept in, each under its bitstream id"
+    )
     decoder: str = Field("127.0.0.1:50051", description="address of the decoder, host:port")
     source: str = Field(
         description="a folder of images, a video file, camera:/dev/video0, rtsp://host/path, "
@@ -66,6 +74,45 @@ class EncoderSettings(ServiceSettings):
     )
     rate_level: int | None = Field(
         None, ge=0, description="0 is the lowest rate; default: the bundle's middle"
+    )
+    target_kbps: float | None = Field(
+        None,
+        gt=0,
+        description="hold this rate (kbit/s of frame messages) by choosing the rate level of each frame, then "
+        "by leaving out frames",
+    )
+    follow_link: bool = Field(
+        False, description="hold the rate that the link carries, found out from credit and acknowledgements"
+    )
+    delivery: Literal["live", "archive"] = Field(
+        "live",
+        description="live: fresh before complete, the oldest frames are dropped when the link or the decoder "
+        "does not keep up; archive: every coded frame goes to the spool on disk and is sent until it is stored",
+    )
+    spool: Path | None = Field(None, description="folder of the spool; needed for delivery archive")
+    spool_capacity_mbytes: int = Field(
+        1024,
+        ge=1,
+        le=1 << 20,
+        description="MiB that the spool may take; when it is full, new frames are dropped",
+    )
+    max_age_ms: int = Field(
+        1_000, ge=1, le=3_600_000, description="live: frames that waited longer for the link are dropped"
+    )
+    batch_frames: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="live: frames sent together in one message, which saves bytes on a slow link and costs "
+        "as many frame times of delay; archive packs what waits",
+    )
+    give_up_after_s: float | None = Field(
+        None,
+        gt=0,
+        description="end with an error when no session could be had for so long; default: try for ever",
+    )
+    reconnect_max_s: float = Field(
+        10.0, gt=0, le=3600, description="longest pause before the next try to reach the decoder"
     )
     side_format: Literal["jpeg", "png", "raw"] = Field(
         "jpeg", description="coding of side information: jpeg (quality 95), png or raw"
@@ -137,6 +184,21 @@ class EncoderSettings(ServiceSettings):
                 f"decoder: {self.decoder} is another machine and traffic is not encrypted; add "
                 f"--allow-plaintext-beyond-loopback if the network is trusted"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_delivery(self) -> EncoderSettings:
+        if self.delivery == "archive" and self.spool is None:
+            raise ValueError(
+                "spool: delivery archive needs a folder that frames wait in until they are stored"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rate(self) -> EncoderSettings:
+        given = [self.rate_level is not None, self.target_kbps is not None, self.follow_link]
+        if sum(given) > 1:
+            raise ValueError("rate-level: give one of --rate-level, --target-kbps and --follow-link")
         return self
 
     @model_validator(mode="after")

@@ -55,6 +55,10 @@ STREAM_UNKNOWN: Final = types_pb2.ERROR_REASON_STREAM_UNKNOWN
 DECODER_FAILED: Final = types_pb2.ERROR_REASON_DECODER_FAILED
 PEER_SILENT: Final = types_pb2.ERROR_REASON_PEER_SILENT
 OVERLOADED: Final = types_pb2.ERROR_REASON_OVERLOADED
+UNAUTHENTICATED: Final = types_pb2.ERROR_REASON_UNAUTHENTICATED
+PERMISSION_DENIED: Final = types_pb2.ERROR_REASON_PERMISSION_DENIED
+STORE_FULL: Final = types_pb2.ERROR_REASON_STORE_FULL
+NOT_READY: Final = types_pb2.ERROR_REASON_NOT_READY
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ OUTCOMES: Final[dict[ErrorReason, Outcome]] = {
     DECODER_FAILED: Outcome(grpc.StatusCode.INTERNAL, False),
     PEER_SILENT: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, True),
     OVERLOADED: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, True),
+    UNAUTHENTICATED: Outcome(grpc.StatusCode.UNAUTHENTICATED, False),
+    PERMISSION_DENIED: Outcome(grpc.StatusCode.PERMISSION_DENIED, False),
+    STORE_FULL: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, True),
+    NOT_READY: Outcome(grpc.StatusCode.UNAVAILABLE, True),
 }
 
 

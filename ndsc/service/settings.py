@@ -110,6 +110,19 @@ class ServiceSettings(BaseSettings):
     log_json: bool = Field(False, description="log one JSON object a line instead of text")
     provider: Literal["cpu", "cuda"] = Field("cpu", description="where networks run")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads for networks; 0 lets onnxruntime choose")
+    tls_certificate: Path | None = Field(
+        None, description="this service's certificate chain (PEM); with it all traffic is encrypted"
+    )
+    tls_key: Path | None = Field(None, description="private key (PEM) of that certificate")
+    tls_ca: Path | None = Field(
+        None, description="certificates (PEM) of the authorities that peers are checked by"
+    )
+    metrics_listen: str | None = Field(
+        None, description="address that Prometheus metrics are served at, host:port; default: none"
+    )
+    history: Path | None = Field(
+        None, description="file that every event of every frame is appended to, as JSON lines, for audits"
+    )
     reflection: bool = Field(True, description="let tools such as grpcurl list the services")
 
     @field_validator("listen")

@@ -26,27 +26,33 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ndsc.v1 import types_pb2 as ndsc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15ndsc/v1/catalog.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\x14\n\x12ListBundlesRequest\";\n\x13ListBundlesResponse\x12$\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x13.ndsc.v1.BundleInfo\"\x90\x01\n\nBundleInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbundle_id\x18\x02 \x01(\x0c\x12\x14\n\x0c\x62itstream_id\x18\x03 \x01(\x0c\x12\x13\n\x0brate_levels\x18\x04 \x01(\r\x12\x10\n\x08max_side\x18\x05 \x01(\r\x12\x12\n\nmax_pixels\x18\x06 \x01(\r\x12\x10\n\x08provider\x18\x07 \x01(\t\"!\n\x12ListStreamsRequest\x12\x0b\n\x03rig\x18\x01 \x01(\t\";\n\x13ListStreamsResponse\x12$\n\x07streams\x18\x01 \x03(\x0b\x32\x13.ndsc.v1.StreamInfo\"\xa6\x02\n\nStreamInfo\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.ndsc.v1.StreamKind\x12\x0b\n\x03rig\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12#\n\x08geometry\x18\x05 \x01(\x0b\x32\x11.ndsc.v1.Geometry\x12\x0c\n\x04open\x18\x06 \x01(\x08\x12\x10\n\x08received\x18\x07 \x01(\x04\x12\x0f\n\x07\x64\x65\x63oded\x18\x08 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x04\x12\x0f\n\x07\x64ropped\x18\n \x01(\x04\x12\x35\n\x11last_capture_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ereceived_bytes\x18\x0c \x01(\x04*c\n\nStreamKind\x12\x1b\n\x17STREAM_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12STREAM_KIND_CAMERA\x10\x01\x12 \n\x1cSTREAM_KIND_SIDE_INFORMATION\x10\x02\x32\xa4\x01\n\x0e\x43\x61talogService\x12H\n\x0bListBundles\x12\x1b.ndsc.v1.ListBundlesRequest\x1a\x1c.ndsc.v1.ListBundlesResponse\x12H\n\x0bListStreams\x12\x1b.ndsc.v1.ListStreamsRequest\x1a\x1c.ndsc.v1.ListStreamsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15ndsc/v1/catalog.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\x14\n\x12ListBundlesRequest\";\n\x13ListBundlesResponse\x12$\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x13.ndsc.v1.BundleInfo\"\x90\x01\n\nBundleInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbundle_id\x18\x02 \x01(\x0c\x12\x14\n\x0c\x62itstream_id\x18\x03 \x01(\x0c\x12\x13\n\x0brate_levels\x18\x04 \x01(\r\x12\x10\n\x08max_side\x18\x05 \x01(\r\x12\x12\n\nmax_pixels\x18\x06 \x01(\r\x12\x10\n\x08provider\x18\x07 \x01(\t\"(\n\x10GetBundleRequest\x12\x14\n\x0c\x62itstream_id\x18\x01 \x01(\x0c\"V\n\x11GetBundleResponse\x12\x12\n\x08manifest\x18\x01 \x01(\x0cH\x00\x12%\n\x05piece\x18\x02 \x01(\x0b\x32\x14.ndsc.v1.BundlePieceH\x00\x42\x06\n\x04part\")\n\x0b\x42undlePiece\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"!\n\x12ListStreamsRequest\x12\x0b\n\x03rig\x18\x01 \x01(\t\";\n\x13ListStreamsResponse\x12$\n\x07streams\x18\x01 \x03(\x0b\x32\x13.ndsc.v1.StreamInfo\"\xef\x02\n\nStreamInfo\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.ndsc.v1.StreamKind\x12\x0b\n\x03rig\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\x0c\x12#\n\x08geometry\x18\x05 \x01(\x0b\x32\x11.ndsc.v1.Geometry\x12\x0c\n\x04open\x18\x06 \x01(\x08\x12\x10\n\x08received\x18\x07 \x01(\x04\x12\x0f\n\x07\x64\x65\x63oded\x18\x08 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x04\x12\x0f\n\x07\x64ropped\x18\n \x01(\x04\x12\x35\n\x11last_capture_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0ereceived_bytes\x18\x0c \x01(\x04\x12#\n\x08\x64\x65livery\x18\r \x01(\x0e\x32\x11.ndsc.v1.Delivery\x12\x11\n\tabandoned\x18\x0e \x01(\x04\x12\x0f\n\x07waiting\x18\x0f \x01(\x04*c\n\nStreamKind\x12\x1b\n\x17STREAM_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12STREAM_KIND_CAMERA\x10\x01\x12 \n\x1cSTREAM_KIND_SIDE_INFORMATION\x10\x02\x32\xea\x01\n\x0e\x43\x61talogService\x12H\n\x0bListBundles\x12\x1b.ndsc.v1.ListBundlesRequest\x1a\x1c.ndsc.v1.ListBundlesResponse\x12H\n\x0bListStreams\x12\x1b.ndsc.v1.ListStreamsRequest\x1a\x1c.ndsc.v1.ListStreamsResponse\x12\x44\n\tGetBundle\x12\x19.ndsc.v1.GetBundleRequest\x1a\x1a.ndsc.v1.GetBundleResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ndsc.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STREAMKIND']._serialized_start=711
-  _globals['_STREAMKIND']._serialized_end=810
+  _globals['_STREAMKIND']._serialized_start=957
+  _globals['_STREAMKIND']._serialized_end=1056
   _globals['_LISTBUNDLESREQUEST']._serialized_start=88
   _globals['_LISTBUNDLESREQUEST']._serialized_end=108
   _globals['_LISTBUNDLESRESPONSE']._serialized_start=110
   _globals['_LISTBUNDLESRESPONSE']._serialized_end=169
   _globals['_BUNDLEINFO']._serialized_start=172
   _globals['_BUNDLEINFO']._serialized_end=316
-  _globals['_LISTSTREAMSREQUEST']._serialized_start=318
-  _globals['_LISTSTREAMSREQUEST']._serialized_end=351
-  _globals['_LISTSTREAMSRESPONSE']._serialized_start=353
-  _globals['_LISTSTREAMSRESPONSE']._serialized_end=412
-  _globals['_STREAMINFO']._serialized_start=415
-  _globals['_STREAMINFO']._serialized_end=709
-  _globals['_CATALOGSERVICE']._serialized_start=813
-  _globals['_CATALOGSERVICE']._serialized_end=977
+  _globals['_GETBUNDLEREQUEST']._serialized_start=318
+  _globals['_GETBUNDLEREQUEST']._serialized_end=358
+  _globals['_GETBUNDLERESPONSE']._serialized_start=360
+  _globals['_GETBUNDLERESPONSE']._serialized_end=446
+  _globals['_BUNDLEPIECE']._serialized_start=448
+  _globals['_BUNDLEPIECE']._serialized_end=489
+  _globals['_LISTSTREAMSREQUEST']._serialized_start=491
+  _globals['_LISTSTREAMSREQUEST']._serialized_end=524
+  _globals['_LISTSTREAMSRESPONSE']._serialized_start=526
+  _globals['_LISTSTREAMSRESPONSE']._serialized_end=585
+  _globals['_STREAMINFO']._serialized_start=588
+  _globals['_STREAMINFO']._serialized_end=955
+  _globals['_CATALOGSERVICE']._serialized_start=1059
+  _globals['_CATALOGSERVICE']._serialized_end=1293
 # @@protoc_insertion_point(module_scope)

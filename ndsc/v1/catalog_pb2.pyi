@@ -48,6 +48,28 @@ class BundleInfo(_message.Message):
     provider: str
     def __init__(self, name: _Optional[str] = ..., bundle_id: _Optional[bytes] = ..., bitstream_id: _Optional[bytes] = ..., rate_levels: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., provider: _Optional[str] = ...) -> None: ...
 
+class GetBundleRequest(_message.Message):
+    __slots__ = ("bitstream_id",)
+    BITSTREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    bitstream_id: bytes
+    def __init__(self, bitstream_id: _Optional[bytes] = ...) -> None: ...
+
+class GetBundleResponse(_message.Message):
+    __slots__ = ("manifest", "piece")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    piece: BundlePiece
+    def __init__(self, manifest: _Optional[bytes] = ..., piece: _Optional[_Union[BundlePiece, _Mapping]] = ...) -> None: ...
+
+class BundlePiece(_message.Message):
+    __slots__ = ("name", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class ListStreamsRequest(_message.Message):
     __slots__ = ("rig",)
     RIG_FIELD_NUMBER: _ClassVar[int]
@@ -61,7 +83,7 @@ class ListStreamsResponse(_message.Message):
     def __init__(self, streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ...) -> None: ...
 
 class StreamInfo(_message.Message):
-    __slots__ = ("kind", "rig", "camera", "session_id", "geometry", "open", "received", "decoded", "failed", "dropped", "last_capture_time", "received_bytes")
+    __slots__ = ("kind", "rig", "camera", "session_id", "geometry", "open", "received", "decoded", "failed", "dropped", "last_capture_time", "received_bytes", "delivery", "abandoned", "waiting")
     KIND_FIELD_NUMBER: _ClassVar[int]
     RIG_FIELD_NUMBER: _ClassVar[int]
     CAMERA_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +96,9 @@ class StreamInfo(_message.Message):
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     LAST_CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    ABANDONED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     kind: StreamKind
     rig: str
     camera: str
@@ -86,4 +111,7 @@ class StreamInfo(_message.Message):
     dropped: int
     last_capture_time: _timestamp_pb2.Timestamp
     received_bytes: int
-    def __init__(self, kind: _Optional[_Union[StreamKind, str]] = ..., rig: _Optional[str] = ..., camera: _Optional[str] = ..., session_id: _Optional[bytes] = ..., geometry: _Optional[_Union[_types_pb2.Geometry, _Mapping]] = ..., open: _Optional[bool] = ..., received: _Optional[int] = ..., decoded: _Optional[int] = ..., failed: _Optional[int] = ..., dropped: _Optional[int] = ..., last_capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., received_bytes: _Optional[int] = ...) -> None: ...
+    delivery: _types_pb2.Delivery
+    abandoned: int
+    waiting: int
+    def __init__(self, kind: _Optional[_Union[StreamKind, str]] = ..., rig: _Optional[str] = ..., camera: _Optional[str] = ..., session_id: _Optional[bytes] = ..., geometry: _Optional[_Union[_types_pb2.Geometry, _Mapping]] = ..., open: _Optional[bool] = ..., received: _Optional[int] = ..., decoded: _Optional[int] = ..., failed: _Optional[int] = ..., dropped: _Optional[int] = ..., last_capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., received_bytes: _Optional[int] = ..., delivery: _Optional[_Union[_types_pb2.Delivery, str]] = ..., abandoned: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...

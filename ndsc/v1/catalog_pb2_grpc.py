@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """Lists bundles and streams.
+    """Lists bundles and streams, and gives nodes the bundles they need.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class CatalogServiceStub:
                 request_serializer=ndsc_dot_v1_dot_catalog__pb2.ListStreamsRequest.SerializeToString,
                 response_deserializer=ndsc_dot_v1_dot_catalog__pb2.ListStreamsResponse.FromString,
                 _registered_method=True)
+        self.GetBundle = channel.unary_stream(
+                '/ndsc.v1.CatalogService/GetBundle',
+                request_serializer=ndsc_dot_v1_dot_catalog__pb2.GetBundleRequest.SerializeToString,
+                response_deserializer=ndsc_dot_v1_dot_catalog__pb2.GetBundleResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer:
-    """Lists bundles and streams.
+    """Lists bundles and streams, and gives nodes the bundles they need.
     """
 
     def ListBundles(self, request, context):
@@ -60,6 +65,13 @@ class CatalogServiceServicer:
 
     def ListStreams(self, request, context):
         """The camera sessions and side-information streams that are open or were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBundle(self, request, context):
+        """The files of a bundle that a camera node needs: all but the decoder.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +90,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=ndsc_dot_v1_dot_catalog__pb2.ListStreamsRequest.FromString,
                     response_serializer=ndsc_dot_v1_dot_catalog__pb2.ListStreamsResponse.SerializeToString,
             ),
+            'GetBundle': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetBundle,
+                    request_deserializer=ndsc_dot_v1_dot_catalog__pb2.GetBundleRequest.FromString,
+                    response_serializer=ndsc_dot_v1_dot_catalog__pb2.GetBundleResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ndsc.v1.CatalogService', rpc_method_handlers)
@@ -87,7 +104,7 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """Lists bundles and streams.
+    """Lists bundles and streams, and gives nodes the bundles they need.
     """
 
     @staticmethod
@@ -134,6 +151,33 @@ class CatalogService:
             '/ndsc.v1.CatalogService/ListStreams',
             ndsc_dot_v1_dot_catalog__pb2.ListStreamsRequest.SerializeToString,
             ndsc_dot_v1_dot_catalog__pb2.ListStreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ndsc.v1.CatalogService/GetBundle',
+            ndsc_dot_v1_dot_catalog__pb2.GetBundleRequest.SerializeToString,
+            ndsc_dot_v1_dot_catalog__pb2.GetBundleResponse.FromString,
             options,
             channel_credentials,
             insecure,

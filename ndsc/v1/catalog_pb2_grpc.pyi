@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogServiceStub:
-    """Lists bundles and streams."""
+    """Lists bundles and streams, and gives nodes the bundles they need."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,19 +37,23 @@ class CatalogServiceStub:
     """The bundles this decoder has loaded."""
     ListStreams: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListStreamsRequest, _catalog_pb2.ListStreamsResponse]
     """The camera sessions and side-information streams that are open or were."""
+    GetBundle: _grpc.UnaryStreamMultiCallable[_catalog_pb2.GetBundleRequest, _catalog_pb2.GetBundleResponse]
+    """The files of a bundle that a camera node needs: all but the decoder."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
-    """Lists bundles and streams."""
+    """Lists bundles and streams, and gives nodes the bundles they need."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListBundles: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListBundlesRequest, _catalog_pb2.ListBundlesResponse]  # type: ignore[assignment]
     """The bundles this decoder has loaded."""
     ListStreams: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListStreamsRequest, _catalog_pb2.ListStreamsResponse]  # type: ignore[assignment]
     """The camera sessions and side-information streams that are open or were."""
+    GetBundle: _aio.UnaryStreamMultiCallable[_catalog_pb2.GetBundleRequest, _catalog_pb2.GetBundleResponse]  # type: ignore[assignment]
+    """The files of a bundle that a camera node needs: all but the decoder."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Lists bundles and streams."""
+    """Lists bundles and streams, and gives nodes the bundles they need."""
 
     @_abc_1.abstractmethod
     def ListBundles(
@@ -66,5 +70,13 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ListStreamsResponse, _abc.Awaitable[_catalog_pb2.ListStreamsResponse]]:
         """The camera sessions and side-information streams that are open or were."""
+
+    @_abc_1.abstractmethod
+    def GetBundle(
+        self,
+        request: _catalog_pb2.GetBundleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.GetBundleResponse], _abc.AsyncIterator[_catalog_pb2.GetBundleResponse]]:
+        """The files of a bundle that a camera node needs: all but the decoder."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

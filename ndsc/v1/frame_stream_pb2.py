@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ndsc.v1 import types_pb2 as ndsc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1andsc/v1/frame_stream.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\x89\x01\n\x13StreamFramesRequest\x12\x1d\n\x04open\x18\x01 \x01(\x0b\x32\r.ndsc.v1.OpenH\x00\x12\x1f\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0e.ndsc.v1.FrameH\x00\x12\'\n\theartbeat\x18\x03 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x42\t\n\x07message\"\xd1\x01\n\x14StreamFramesResponse\x12!\n\x06opened\x18\x01 \x01(\x0b\x32\x0f.ndsc.v1.OpenedH\x00\x12\x1b\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x0c.ndsc.v1.AckH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.ndsc.v1.FrameErrorH\x00\x12\x1f\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x0e.ndsc.v1.DrainH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x42\t\n\x07message\"\x9d\x02\n\x04Open\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x62itstream_id\x18\x04 \x01(\x0c\x12#\n\x08\x64\x65livery\x18\x05 \x01(\x0e\x32\x11.ndsc.v1.Delivery\x12#\n\x08geometry\x18\x06 \x01(\x0b\x32\x11.ndsc.v1.Geometry\x12\x1d\n\x05\x63lock\x18\x07 \x01(\x0e\x32\x0e.ndsc.v1.Clock\x12\x10\n\x08\x66rame_id\x18\x08 \x01(\t\x12 \n\x18side_information_streams\x18\t \x03(\t\x12\x31\n\rcapture_epoch\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x19\n\x11\x63\x61pture_offset_us\x18\x02 \x01(\x04\x12\x12\n\nrate_level\x18\x03 \x01(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x16\n\x0e\x64ropped_before\x18\x05 \x01(\r\"_\n\x06Opened\x12\x15\n\rnext_sequence\x18\x01 \x01(\x04\x12\x1f\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x0f.ndsc.v1.Credit\x12\x1d\n\x15heartbeat_interval_ms\x18\x03 \x01(\r\">\n\x03\x41\x63k\x12\x16\n\x0eup_to_sequence\x18\x01 \x01(\x04\x12\x1f\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x0f.ndsc.v1.Credit2e\n\x12\x46rameStreamService\x12O\n\x0cStreamFrames\x12\x1c.ndsc.v1.StreamFramesRequest\x1a\x1d.ndsc.v1.StreamFramesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1andsc/v1/frame_stream.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\xb0\x01\n\x13StreamFramesRequest\x12\x1d\n\x04open\x18\x01 \x01(\x0b\x32\r.ndsc.v1.OpenH\x00\x12\x1f\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x0e.ndsc.v1.FrameH\x00\x12\'\n\theartbeat\x18\x03 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x12%\n\x06\x66rames\x18\x04 \x01(\x0b\x32\x13.ndsc.v1.FrameBatchH\x00\x42\t\n\x07message\"\xd1\x01\n\x14StreamFramesResponse\x12!\n\x06opened\x18\x01 \x01(\x0b\x32\x0f.ndsc.v1.OpenedH\x00\x12\x1b\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x0c.ndsc.v1.AckH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.ndsc.v1.FrameErrorH\x00\x12\x1f\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x0e.ndsc.v1.DrainH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x42\t\n\x07message\"\xb4\x02\n\x04Open\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12\x14\n\x0c\x62itstream_id\x18\x04 \x01(\x0c\x12#\n\x08\x64\x65livery\x18\x05 \x01(\x0e\x32\x11.ndsc.v1.Delivery\x12#\n\x08geometry\x18\x06 \x01(\x0b\x32\x11.ndsc.v1.Geometry\x12\x1d\n\x05\x63lock\x18\x07 \x01(\x0e\x32\x0e.ndsc.v1.Clock\x12\x10\n\x08\x66rame_id\x18\x08 \x01(\t\x12 \n\x18side_information_streams\x18\t \x03(\t\x12\x31\n\rcapture_epoch\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rnext_sequence\x18\x0b \x01(\x04\"p\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x18\n\x10\x63\x61pture_delta_us\x18\x02 \x01(\x12\x12\x12\n\nrate_level\x18\x03 \x01(\r\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x16\n\x0e\x64ropped_before\x18\x05 \x01(\r\",\n\nFrameBatch\x12\x1e\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x0e.ndsc.v1.Frame\"\x90\x01\n\x06Opened\x12\x15\n\rnext_sequence\x18\x01 \x01(\x04\x12\x1f\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x0f.ndsc.v1.Credit\x12\x1d\n\x15heartbeat_interval_ms\x18\x03 \x01(\r\x12\x0f\n\x07resumed\x18\x04 \x01(\x08\x12\x1e\n\x16preferred_bitstream_id\x18\x05 \x01(\x0c\">\n\x03\x41\x63k\x12\x16\n\x0eup_to_sequence\x18\x01 \x01(\x04\x12\x1f\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x0f.ndsc.v1.Credit2e\n\x12\x46rameStreamService\x12O\n\x0cStreamFrames\x12\x1c.ndsc.v1.StreamFramesRequest\x1a\x1d.ndsc.v1.StreamFramesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ndsc.v1.frame_stream_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STREAMFRAMESREQUEST']._serialized_start=94
-  _globals['_STREAMFRAMESREQUEST']._serialized_end=231
-  _globals['_STREAMFRAMESRESPONSE']._serialized_start=234
-  _globals['_STREAMFRAMESRESPONSE']._serialized_end=443
-  _globals['_OPEN']._serialized_start=446
-  _globals['_OPEN']._serialized_end=731
-  _globals['_FRAME']._serialized_start=733
-  _globals['_FRAME']._serialized_end=846
-  _globals['_OPENED']._serialized_start=848
-  _globals['_OPENED']._serialized_end=943
-  _globals['_ACK']._serialized_start=945
-  _globals['_ACK']._serialized_end=1007
-  _globals['_FRAMESTREAMSERVICE']._serialized_start=1009
-  _globals['_FRAMESTREAMSERVICE']._serialized_end=1110
+  _globals['_STREAMFRAMESREQUEST']._serialized_end=270
+  _globals['_STREAMFRAMESRESPONSE']._serialized_start=273
+  _globals['_STREAMFRAMESRESPONSE']._serialized_end=482
+  _globals['_OPEN']._serialized_start=485
+  _globals['_OPEN']._serialized_end=793
+  _globals['_FRAME']._serialized_start=795
+  _globals['_FRAME']._serialized_end=907
+  _globals['_FRAMEBATCH']._serialized_start=909
+  _globals['_FRAMEBATCH']._serialized_end=953
+  _globals['_OPENED']._serialized_start=956
+  _globals['_OPENED']._serialized_end=1100
+  _globals['_ACK']._serialized_start=1102
+  _globals['_ACK']._serialized_end=1164
+  _globals['_FRAMESTREAMSERVICE']._serialized_start=1166
+  _globals['_FRAMESTREAMSERVICE']._serialized_end=1267
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ndsc.v1 import types_pb2 as ndsc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1endsc/v1/side_information.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\xb0\x01\n\x1cStreamSideInformationRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.ndsc.v1.SideInformationOpenH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.ndsc.v1.SideInformationFrameH\x00\x12\'\n\theartbeat\x18\x03 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x42\t\n\x07message\"\xf8\x01\n\x1dStreamSideInformationResponse\x12\x30\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.ndsc.v1.SideInformationOpenedH\x00\x12*\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1b.ndsc.v1.SideInformationAckH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.ndsc.v1.FrameErrorH\x00\x12\x1f\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x0e.ndsc.v1.DrainH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x42\t\n\x07message\"\x9c\x01\n\x13SideInformationOpen\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12#\n\x08geometry\x18\x04 \x01(\x0b\x32\x11.ndsc.v1.Geometry\x12\x1d\n\x05\x63lock\x18\x05 \x01(\x0e\x32\x0e.ndsc.v1.Clock\x12\x10\n\x08\x66rame_id\x18\x06 \x01(\t\"\x91\x01\n\x14SideInformationFrame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x30\n\x0c\x63\x61pture_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05image\x18\x03 \x01(\x0b\x32\x0e.ndsc.v1.Image\x12\x16\n\x0e\x64ropped_before\x18\x04 \x01(\r\"W\n\x15SideInformationOpened\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.ndsc.v1.Credit\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\r\"M\n\x12SideInformationAck\x12\x16\n\x0eup_to_sequence\x18\x01 \x01(\x04\x12\x1f\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x0f.ndsc.v1.Credit2\x84\x01\n\x16SideInformationService\x12j\n\x15StreamSideInformation\x12%.ndsc.v1.StreamSideInformationRequest\x1a&.ndsc.v1.StreamSideInformationResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1endsc/v1/side_information.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\xb0\x01\n\x1cStreamSideInformationRequest\x12,\n\x04open\x18\x01 \x01(\x0b\x32\x1c.ndsc.v1.SideInformationOpenH\x00\x12.\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.ndsc.v1.SideInformationFrameH\x00\x12\'\n\theartbeat\x18\x03 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x42\t\n\x07message\"\xf8\x01\n\x1dStreamSideInformationResponse\x12\x30\n\x06opened\x18\x01 \x01(\x0b\x32\x1e.ndsc.v1.SideInformationOpenedH\x00\x12*\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x1b.ndsc.v1.SideInformationAckH\x00\x12$\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x13.ndsc.v1.FrameErrorH\x00\x12\x1f\n\x05\x64rain\x18\x04 \x01(\x0b\x32\x0e.ndsc.v1.DrainH\x00\x12\'\n\theartbeat\x18\x05 \x01(\x0b\x32\x12.ndsc.v1.HeartbeatH\x00\x42\t\n\x07message\"\xd8\x01\n\x13SideInformationOpen\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12#\n\x08geometry\x18\x04 \x01(\x0b\x32\x11.ndsc.v1.Geometry\x12\x1d\n\x05\x63lock\x18\x05 \x01(\x0e\x32\x0e.ndsc.v1.Clock\x12\x10\n\x08\x66rame_id\x18\x06 \x01(\t\x12#\n\x08\x64\x65livery\x18\x07 \x01(\x0e\x32\x11.ndsc.v1.Delivery\x12\x15\n\rnext_sequence\x18\x08 \x01(\x04\"\x91\x01\n\x14SideInformationFrame\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x30\n\x0c\x63\x61pture_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05image\x18\x03 \x01(\x0b\x32\x0e.ndsc.v1.Image\x12\x16\n\x0e\x64ropped_before\x18\x04 \x01(\r\"\x7f\n\x15SideInformationOpened\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.ndsc.v1.Credit\x12\x1d\n\x15heartbeat_interval_ms\x18\x02 \x01(\r\x12\x15\n\rnext_sequence\x18\x03 \x01(\x04\x12\x0f\n\x07resumed\x18\x04 \x01(\x08\"M\n\x12SideInformationAck\x12\x16\n\x0eup_to_sequence\x18\x01 \x01(\x04\x12\x1f\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x0f.ndsc.v1.Credit2\x84\x01\n\x16SideInformationService\x12j\n\x15StreamSideInformation\x12%.ndsc.v1.StreamSideInformationRequest\x1a&.ndsc.v1.StreamSideInformationResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMSIDEINFORMATIONRESPONSE']._serialized_start=277
   _globals['_STREAMSIDEINFORMATIONRESPONSE']._serialized_end=525
   _globals['_SIDEINFORMATIONOPEN']._serialized_start=528
-  _globals['_SIDEINFORMATIONOPEN']._serialized_end=684
-  _globals['_SIDEINFORMATIONFRAME']._serialized_start=687
-  _globals['_SIDEINFORMATIONFRAME']._serialized_end=832
-  _globals['_SIDEINFORMATIONOPENED']._serialized_start=834
-  _globals['_SIDEINFORMATIONOPENED']._serialized_end=921
-  _globals['_SIDEINFORMATIONACK']._serialized_start=923
-  _globals['_SIDEINFORMATIONACK']._serialized_end=1000
-  _globals['_SIDEINFORMATIONSERVICE']._serialized_start=1003
-  _globals['_SIDEINFORMATIONSERVICE']._serialized_end=1135
+  _globals['_SIDEINFORMATIONOPEN']._serialized_end=744
+  _globals['_SIDEINFORMATIONFRAME']._serialized_start=747
+  _globals['_SIDEINFORMATIONFRAME']._serialized_end=892
+  _globals['_SIDEINFORMATIONOPENED']._serialized_start=894
+  _globals['_SIDEINFORMATIONOPENED']._serialized_end=1021
+  _globals['_SIDEINFORMATIONACK']._serialized_start=1023
+  _globals['_SIDEINFORMATIONACK']._serialized_end=1100
+  _globals['_SIDEINFORMATIONSERVICE']._serialized_start=1103
+  _globals['_SIDEINFORMATIONSERVICE']._serialized_end=1235
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,10 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DECODER_FAILED: _ClassVar[ErrorReason]
     ERROR_REASON_PEER_SILENT: _ClassVar[ErrorReason]
     ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
+    ERROR_REASON_STORE_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_READY: _ClassVar[ErrorReason]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_RAW_RGB8: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
@@ -99,6 +103,10 @@ ERROR_REASON_STREAM_UNKNOWN: ErrorReason
 ERROR_REASON_DECODER_FAILED: ErrorReason
 ERROR_REASON_PEER_SILENT: ErrorReason
 ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
+ERROR_REASON_STORE_FULL: ErrorReason
+ERROR_REASON_NOT_READY: ErrorReason
 
 class Image(_message.Message):
     __slots__ = ("format", "width", "height", "data")
