@@ -62,7 +62,7 @@ class AttachedSource:
             except NdscError as error:
                 self._log.error("attached source failed", error=str(error))
             finally:
-                on_loop(lambda: registry.close(self.account))
+                on_loop(lambda: registry.close(self.account, self))
 
         threading.Thread(target=read, name=f"source-{self.account.key.camera}", daemon=True).start()
 

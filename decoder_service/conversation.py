@@ -1,20 +1,23 @@
-"""The server's end of a node's stream: handshake, order, credit, acks, heartbeats and the end.
+"""The server's end of one call of a node's stream: handshake, order, credit, acks, heartbeats and the end.
 
     node ──frames──→ reader ──≤ credit──→ worker ──acks, errors──→ writer ──→ node
 
 The reader never waits for the worker, so a node that breaks its credit is seen at once, as is a silent one.
+What becomes of a frame is settled in one step of the event loop, and a call that has been superseded settles
+nothing more: its successor can say for certain where to go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 import structlog
 
+from decoder_service.metrics import DecoderMetrics
 from decoder_service.streams import Account, StreamRegistry
 from ndsc.codec.errors import NdscError
 from ndsc.service.errors import (
@@ -29,13 +32,14 @@ from ndsc.service.errors import (
     reason_name,
     reason_of,
 )
+from ndsc.service.history import History
+from ndsc.service.logs import RateLimitedLog
 from ndsc.v1 import types_pb2
 from ndsc.v1.frame_stream_pb2 import StreamFramesResponse
 from ndsc.v1.side_information_pb2 import StreamSideInformationResponse
 from ndsc.v1.types_pb2 import Credit, ErrorReason
 
 _SILENT_INTERVALS: Final = 3
-_WARNING_INTERVAL_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,24 @@ class AnyFrame(Protocol):
 
     @property
     def sequence(self) -> int:
-        """Counts from 1 and increases."""
+        """Counts from 1 and increases; 0: one more than the frame before."""
+
+    @property
+    def dropped_before(self) -> int:
+        """Frames the node gave up since the one before this."""
 
 
 class AnyRequest(Protocol):
     """What requests of both kinds of stream have in common."""
 
     def WhichOneof(self, oneof_group: Literal["message"], /) -> str | None:  # noqa: N802 - protobuf's name
-        """`open`, `frame`, `heartbeat` or None."""
+        """`open`, `frame`, `frames`, `heartbeat` or None."""
 
 
 RequestT = TypeVar("RequestT", bound=AnyRequest)
 FrameT = TypeVar("FrameT", bound=AnyFrame)
 AnswerT = TypeVar("AnswerT", StreamFramesResponse, StreamSideInformationResponse)
+ResultT = TypeVar("ResultT")
 
 
 async def first_message(requests: AsyncIterator[RequestT], timeout_s: float) -> RequestT:
@@ -84,37 +93,55 @@ async def first_message(requests: AsyncIterator[RequestT], timeout_s: float) -> 
 
 
 @dataclass(frozen=True)
-class _Arrived(Generic[FrameT]):
+class Arrived(Generic[FrameT]):
+    """A frame as it came in."""
+
     frame: FrameT
+    sequence: int
+    capture_time_us: int
+    """Microseconds since the Unix epoch, as stated: `take` refuses what is no legal time."""
     size_bytes: int
+    """What it takes of the credit."""
     time: float
+    """Event loop time of its arrival."""
 
 
-class Conversation(ABC, Generic[FrameT, AnswerT]):
-    """One open stream. Subclasses say what to do with a frame."""
+class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
+    """One open call. Subclasses say what to do with a frame."""
 
     def __init__(
-        self, account: Account, terms: Terms, registry: StreamRegistry, answer: type[AnswerT]
+        self,
+        account: Account,
+        terms: Terms,
+        registry: StreamRegistry,
+        answer: type[AnswerT],
+        *,
+        history: History,
+        metrics: DecoderMetrics,
     ) -> None:
+        session = account.session_id.hex()
         self.account = account
         self.terms = terms
         self.log: Any = structlog.get_logger(__name__).bind(
-            rig=account.key.rig, camera=account.key.camera, session=account.session_id.hex()[:8]
+            rig=account.key.rig, camera=account.key.camera, session=session[:8]
         )
+        self.history = history.bind(rig=account.key.rig, camera=account.key.camera, session=session)
+        self.metrics = metrics
+        self._warnings = RateLimitedLog(self.log)
         self._registry = registry
         self._answer: type[AnswerT] = answer
-        self._waiting: asyncio.Queue[_Arrived[FrameT] | None] = asyncio.Queue()
+        self._waiting: asyncio.Queue[Arrived[FrameT] | None] = asyncio.Queue()
+        self._unsettled: dict[int, Arrived[FrameT]] = {}
         # Each answer with the frame whose credit it gives back. A frame is in flight until then, so a node
         # that reads no answers runs out of credit, and what waits here is bounded.
-        self._outbox: asyncio.Queue[tuple[AnswerT, _Arrived[FrameT] | None] | None] = asyncio.Queue()
+        self._outbox: asyncio.Queue[tuple[AnswerT, Arrived[FrameT] | None] | None] = asyncio.Queue()
         self._frames_in_flight = 0
         self._bytes_in_flight = 0
-        self._next_warnings: dict[str, float] = {}
         self._ended: asyncio.Future[RefusedError] = asyncio.get_running_loop().create_future()
 
     @abstractmethod
-    def opened(self) -> AnswerT:
-        """Begin the session, now that the stream is entered; the answer to `open`."""
+    def opened(self, next_sequence: int) -> AnswerT:
+        """Begin, now that the stream is entered; the answer to `open`."""
 
     @abstractmethod
     def ack(self, up_to_sequence: int) -> AnswerT:
@@ -125,40 +152,51 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
         """What a frame takes of the credit."""
 
     @abstractmethod
-    async def take(self, frame: FrameT, arrived: float) -> None:
-        """Do what the stream is for; `arrived` is event loop time. Raises NdscError for a bad frame."""
+    def capture_time_us(self, frame: FrameT) -> int:
+        """Capture time as stated, in microseconds since the Unix epoch; called once for each frame, in order."""
+
+    @abstractmethod
+    async def take(self, arrived: Arrived[FrameT]) -> ResultT:
+        """Do what the stream is for. Raises NdscError for a bad frame."""
+
+    @abstractmethod
+    def deliver(self, arrived: Arrived[FrameT], result: ResultT) -> None:
+        """Let others have what `take` made, in the same step in which the frame is settled. Never waits."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the call has been broken off; it must settle nothing more."""
+        return self._ended.done()
 
     def end(self, error: RefusedError) -> None:
-        """Break the stream off, with this error."""
+        """Break the call off, with this error."""
         if not self._ended.done():
             self._ended.set_result(error)
 
     def warn(self, event: str, **facts: object) -> None:
         """Log a warning; the same event at most every ten seconds, for it may come with every frame."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_warnings.get(event, now):
-            self._next_warnings[event] = now + _WARNING_INTERVAL_S
-            self.log.warning(event, **facts)
+        self._warnings.warning(event, **facts)
 
     def ask_to_drain(self) -> None:
         """Ask the node to finish and close."""
         self._say(self._answer(drain=types_pb2.Drain(retry_after_ms=RETRY_AFTER_DRAIN_MS)))
 
     async def run(self, requests: AsyncIterator[Any], write: Callable[[AnswerT], Awaitable[None]]) -> None:
-        """Hold the stream until the node has closed it and all its frames are answered.
+        """Hold the call until the node has closed it and all its frames are answered.
 
-        Raises RefusedError when the node breaks the rules, or another session takes over.
+        Raises RefusedError when the node breaks the rules, or another call takes over.
         """
         account = self.account
         self._registry.open(account, self)
         self.log.info("stream opened", width=account.width, height=account.height)
-        self._say(self.opened())
+        first_sequence = account.done_sequence + 1
+        self._say(self.opened(first_sequence))
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch())
                 group.create_task(self._write(write))
                 group.create_task(self._work(watch))
-                group.create_task(self._read(requests))
+                group.create_task(self._read(requests, first_sequence))
         except BaseExceptionGroup as errors:
             refusal = _first_refusal(errors)
             if refusal is None:
@@ -166,23 +204,27 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
             self.log.warning("stream refused", reason=reason_name(refusal.reason), message=str(refusal))
             raise refusal from None
         finally:
-            # What was under way when a stream broke off has no other end.
-            account.failed = account.received - account.decoded
-            self._registry.close(account)
+            account.abandoned += len(self._unsettled)
+            self.metrics.abandoned(account.key, len(self._unsettled))
+            for sequence in self._unsettled:
+                self.history.record("abandoned", sequence=sequence)
+            self._registry.close(account, self)
+            self.history.record("closed")
             self.log.info(
                 "stream closed",
                 received=account.received,
                 decoded=account.decoded,
                 failed=account.failed,
+                abandoned=account.abandoned,
                 dropped=account.dropped,
             )
 
     async def _watch(self) -> None:
         raise await self._ended
 
-    async def _read(self, requests: AsyncIterator[Any]) -> None:
+    async def _read(self, requests: AsyncIterator[Any], first_sequence: int) -> None:
         silence_s = _SILENT_INTERVALS * self.terms.heartbeat_interval_ms / 1000
-        last_sequence = 0
+        last_sequence = first_sequence - 1
         while True:
             try:
                 async with asyncio.timeout(silence_s):
@@ -190,32 +232,42 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
             except TimeoutError:
                 raise RefusedError(
                     PEER_SILENT,
-                    f"nothing came for {silence_s:g} s, not even a heartbeat; open a new session",
+                    f"nothing came for {silence_s:g} s, not even a heartbeat; open another call",
                 ) from None
             if request is None:
                 self._waiting.put_nowait(None)
                 return
             kind = request.WhichOneof("message")
+            frames: Sequence[FrameT] = ()
             if kind == "frame":
-                frame: FrameT = request.frame
-                if frame.sequence <= last_sequence:
+                frames = (request.frame,)
+            elif kind == "frames":
+                frames = request.frames.frames
+            elif kind == "open":
+                raise RefusedError(SESSION_STATE, "`open` came twice; one call opens once")
+            elif kind != "heartbeat":
+                raise RefusedError(FIELD_INVALID, "a message held neither frames nor a heartbeat")
+            for frame in frames:
+                sequence = frame.sequence or last_sequence + 1
+                if sequence <= last_sequence:
                     raise RefusedError(
                         SEQUENCE_NOT_INCREASING,
-                        f"sequence {frame.sequence} came after {last_sequence}; sequences count up from 1",
+                        f"sequence {sequence} came after {last_sequence}; sequences count up from 1, and a "
+                        f"resumed session goes on where `opened` says",
                     )
-                last_sequence = frame.sequence
-                self._enqueue(frame)
-            elif kind == "open":
-                raise RefusedError(SESSION_STATE, "`open` came twice; one call is one session")
-            elif kind != "heartbeat":
-                raise RefusedError(FIELD_INVALID, "a message held neither a frame nor a heartbeat")
+                last_sequence = sequence
+                self._enqueue(frame, sequence)
 
-    def _enqueue(self, frame: FrameT) -> None:
-        size_bytes = self.size_bytes(frame)
+    def _enqueue(self, frame: FrameT, sequence: int) -> None:
+        now = asyncio.get_running_loop().time()
+        arrived = Arrived(frame, sequence, self.capture_time_us(frame), self.size_bytes(frame), now)
         self.account.received += 1
-        self.account.received_bytes += size_bytes
+        self.account.received_bytes += arrived.size_bytes
+        self.metrics.received(self.account.key, arrived.size_bytes)
+        self._unsettled[sequence] = arrived
         self._frames_in_flight += 1
-        self._bytes_in_flight += size_bytes
+        self._bytes_in_flight += arrived.size_bytes
+        self.history.record("received", sequence=sequence)
         if (
             self._frames_in_flight > self.terms.credit_frames
             or self._bytes_in_flight > self.terms.credit_bytes
@@ -226,31 +278,42 @@ class Conversation(ABC, Generic[FrameT, AnswerT]):
                 f"but the credit is {self.terms.credit_frames} frames "
                 f"({self.terms.credit_bytes} bytes); wait for acks",
             )
-        self._waiting.put_nowait(_Arrived(frame, size_bytes, asyncio.get_running_loop().time()))
+        self._waiting.put_nowait(arrived)
 
     async def _work(self, watch: asyncio.Task[None]) -> None:
         while (arrived := await self._waiting.get()) is not None:
-            sequence = arrived.frame.sequence
+            error: NdscError | None = None
             try:
-                await self.take(arrived.frame, arrived.time)
-            except NdscError as error:
-                self._report(sequence, reason_of(error), str(error))
+                result = await self.take(arrived)
+            except NdscError as refused:
+                error = refused
             except Exception:
                 # One frame must never end a session; what is wrong belongs in the log, not on the wire.
-                self.log.exception("frame failed", sequence=sequence)
-                self._report(sequence, DECODER_FAILED, "the decoder failed on this frame; its log says why")
+                self.log.exception("frame failed", sequence=arrived.sequence)
+                error = RefusedError(DECODER_FAILED, "the decoder failed on this frame; its log says why")
+            if self.ended:
+                return
+            del self._unsettled[arrived.sequence]
+            self.account.done_sequence = arrived.sequence
+            # Counted here and not on arrival: a frame that is sent again says it again.
+            self.account.dropped += arrived.frame.dropped_before
+            self.metrics.dropped(self.account.key, arrived.frame.dropped_before)
+            if error is None:
+                self.deliver(arrived, result)
             else:
-                self.account.decoded += 1
-            self._say(self.ack(sequence), done=arrived)
+                self._report(arrived.sequence, reason_of(error), str(error))
+            self._say(self.ack(arrived.sequence), done=arrived)
         watch.cancel()
         self._outbox.put_nowait(None)
 
     def _report(self, sequence: int, reason: ErrorReason, message: str) -> None:
         self.account.failed += 1
+        self.metrics.failed(self.account.key, reason)
+        self.history.record("failed", sequence=sequence, reason=reason_name(reason))
         self.warn("frame refused", sequence=sequence, reason=reason_name(reason), message=message)
         self._say(self._answer(error=types_pb2.FrameError(sequence=sequence, reason=reason, message=message)))
 
-    def _say(self, answer: AnswerT, *, done: _Arrived[FrameT] | None = None) -> None:
+    def _say(self, answer: AnswerT, *, done: Arrived[FrameT] | None = None) -> None:
         self._outbox.put_nowait((answer, done))
 
     async def _write(self, write: Callable[[AnswerT], Awaitable[None]]) -> None:

@@ -15,6 +15,7 @@ from decoder_service.streams import StreamKey, StreamRegistry
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.errors import NdscError
 from ndsc.codec.frames import Frame
+from ndsc.service.authority import Authority
 from ndsc.service.errors import (
     FIELD_INVALID,
     OVERLOADED,
@@ -50,6 +51,7 @@ class DecodeServicer(DecodeServiceServicer):
         decoders: Decoders,
         store: SideInformationStore,
         registry: StreamRegistry,
+        authority: Authority,
         hub: Hub,
         workers: Workers,
         tolerance_us: int,
@@ -58,6 +60,7 @@ class DecodeServicer(DecodeServiceServicer):
         self._decoders = decoders
         self._store = store
         self._registry = registry
+        self._authority = authority
         self._hub = hub
         self._workers = workers
         self._tolerance_us = tolerance_us
@@ -75,6 +78,8 @@ class DecodeServicer(DecodeServiceServicer):
     ) -> DecodeResponse:
         """See the contract."""
         try:
+            reference = request.side_reference if request.HasField("side_reference") else None
+            self._authority.check(context, role="client", rig=None if reference is None else reference.rig)
             self._registry.check_accepting()
             if self._under_way >= self._max_decodes:
                 raise RefusedError(
@@ -137,10 +142,9 @@ class DecodeServicer(DecodeServiceServicer):
         if not reference.HasField("capture_time"):
             raise RefusedError(FIELD_INVALID, "a side-information reference must state a capture_time")
         wanted_us = from_timestamp(reference.capture_time)
-        if not self._registry.known(StreamKey(catalog_pb2.STREAM_KIND_SIDE_INFORMATION, rig, stream)):
-            raise RefusedError(
-                STREAM_UNKNOWN, f"rig {rig!r} has opened no side-information stream {stream!r}"
-            )
+        kinds = (catalog_pb2.STREAM_KIND_SIDE_INFORMATION, catalog_pb2.STREAM_KIND_CAMERA)
+        if not any(self._registry.known(StreamKey(kind, rig, stream)) for kind in kinds):
+            raise RefusedError(STREAM_UNKNOWN, f"rig {rig!r} has opened no stream {stream!r}")
         found = self._store.nearest(rig, stream, wanted_us, self._tolerance_us)
         if found is None:
             raise RefusedError(
@@ -170,8 +174,9 @@ class DecodeServicer(DecodeServiceServicer):
     async def _subscribe(
         self, request: SubscribeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        self._registry.check_accepting()
         check_name("rig", request.rig)
+        peer = self._authority.check(context, role="client", rig=request.rig)
+        self._registry.check_accepting()
         cameras = frozenset(check_name("a camera", camera) for camera in request.cameras)
         image_format = answer_format(request.format)
         subscription = self._hub.subscribe(request.rig, cameras)
@@ -179,6 +184,7 @@ class DecodeServicer(DecodeServiceServicer):
             await context.write(SubscribeResponse(subscribed=Subscribed()))
             while True:
                 missed, picture = await subscription.next()
+                peer.check_current()
                 if missed:
                     await context.write(SubscribeResponse(missed=Missed(frames=missed)))
                 image = await picture.coded(image_format, self._workers)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from ndsc.service.errors import FIELD_INVALID, RefusedError
+from ndsc.service.identity import is_name
 from ndsc.v1.types_pb2 import Clock
 
 MAX_STREAMS: Final = 8
 SESSION_ID_BYTES: Final = 16
 BITSTREAM_ID_BYTES: Final = 16
 _MAX_FRAME_ID_CHARACTERS: Final = 256
-
-# Names become folder names, so "." and ".." are none.
-_NAME: Final = re.compile(r"(?!\.+\Z)[A-Za-z0-9_.-]{1,64}")
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` can name a rig, a camera or a stream."""
-    return _NAME.fullmatch(text) is not None
 
 
 def check_name(what: str, text: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from decoder_service.decoding import Workers
+from decoder_service.metrics import DecoderMetrics
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.frames import Frame, write_image
 from ndsc.service.errors import DRAINING, SESSION_LIMIT, RefusedError
@@ -46,7 +47,8 @@ class Picture:
 class Subscription:
     """The pictures that wait for one subscriber. The newest are kept; what is missed is counted."""
 
-    def __init__(self, rig: str, cameras: frozenset[str], capacity: int) -> None:
+    def __init__(self, rig: str, cameras: frozenset[str], capacity: int, metrics: DecoderMetrics) -> None:
+        self._metrics = metrics
         self._rig = rig
         self._cameras = cameras
         self._capacity = capacity
@@ -62,6 +64,7 @@ class Subscription:
         if len(self._pictures) >= self._capacity:
             self._pictures.popleft()
             self._missed += 1
+            self._metrics.missed(1)
         self._pictures.append(picture)
         self._changed.set()
 
@@ -84,11 +87,17 @@ class Subscription:
 class Hub:
     """Hands every picture to all who follow its camera."""
 
-    def __init__(self, *, capacity_frames: int, max_subscribers: int) -> None:
+    def __init__(self, *, capacity_frames: int, max_subscribers: int, metrics: DecoderMetrics) -> None:
         self._capacity_frames = capacity_frames
+        self._metrics = metrics
         self._max_subscribers = max_subscribers
         self._subscriptions: set[Subscription] = set()
         self._empty = asyncio.Event()
+
+    @property
+    def subscribers(self) -> int:
+        """How many follow."""
+        return len(self._subscriptions)
 
     def subscribe(self, rig: str, cameras: frozenset[str]) -> Subscription:
         """Follow some cameras of a rig, or all when none is named. Raises RefusedError (SESSION_LIMIT)."""
@@ -96,7 +105,7 @@ class Hub:
             raise RefusedError(
                 SESSION_LIMIT, f"{self._max_subscribers} subscribers are all this server takes"
             )
-        subscription = Subscription(rig, cameras, self._capacity_frames)
+        subscription = Subscription(rig, cameras, self._capacity_frames, self._metrics)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -125,7 +134,7 @@ class Hub:
 
 
 class FolderWriter:
-    """Writes pictures as FOLDER/RIG/CAMERA/SEQUENCE.png; a camera's next session overwrites its last one's.
+    """Writes pictures as FOLDER/RIG/CAMERA/SESSION/SEQUENCE.png; a frame decoded again gives the same file.
 
     A frame is acknowledged after it is written, so a slow disk takes credit from its camera instead of losing
     frames in silence.
@@ -140,6 +149,7 @@ class FolderWriter:
         return self._workers.run(self._write, picture)
 
     def _write(self, picture: Picture) -> None:
-        path = self._folder / picture.rig / picture.camera / f"{picture.sequence:08d}.png"
+        session = picture.session_id.hex()[:8]
+        path = self._folder / picture.rig / picture.camera / session / f"{picture.sequence:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, picture.image)

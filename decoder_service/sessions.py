@@ -1,15 +1,21 @@
-"""Takes compressed frames from camera nodes: one StreamFrames call for each camera session."""
+"""Takes compressed frames from camera nodes: one StreamFrames call after another for each camera session.
+
+LIVE      a frame is decoded, then acknowledged.
+ARCHIVE   a frame is checked and stored, then acknowledged; `backlog` decodes what is stored.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
-from decoder_service.conversation import Conversation, Terms, first_message
+from decoder_service.archive import AsyncArchive, StoreFullError
+from decoder_service.backlog import Backlog, frame_row, opening_of, stored_account
+from decoder_service.conversation import Arrived, Conversation, Terms, first_message
 from decoder_service.decoding import Decoders, Workers
 from decoder_service.fields import (
     check_bitstream_id,
@@ -18,34 +24,32 @@ from decoder_service.fields import (
     check_session_id,
     check_streams,
 )
-from decoder_service.outputs import FolderWriter, Hub, Picture
-from decoder_service.side_information import SideInformationStore
+from decoder_service.metrics import DecoderMetrics
+from decoder_service.outputs import Picture
+from decoder_service.pictures import Job, PairingTerms, PictureMaker
+from decoder_service.publisher import Publisher
 from decoder_service.streams import Account, StreamKey, StreamRegistry
 from ndsc.codec.bitstream import CompressedFrame, payload_bounds
 from ndsc.codec.codec import FrameDecoder
-from ndsc.codec.errors import GeometryError, OutputError
-from ndsc.codec.frames import Frame
+from ndsc.codec.errors import GeometryError, NdscError
+from ndsc.service.authority import Authority
 from ndsc.service.errors import (
     DELIVERY_UNSUPPORTED,
     FIELD_INVALID,
     GEOMETRY_UNSUPPORTED,
+    STORE_FULL,
     RefusedError,
     abort,
+    reason_of,
 )
+from ndsc.service.history import History
 from ndsc.service.timestamps import from_timestamp, to_timestamp
 from ndsc.v1 import catalog_pb2, types_pb2
 from ndsc.v1.frame_stream_pb2 import Ack, Open, Opened, StreamFramesRequest, StreamFramesResponse
 from ndsc.v1.frame_stream_pb2 import Frame as FrameMessage
 from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceServicer
-from ndsc.v1.types_pb2 import SideInformationUse
 
-
-@dataclass(frozen=True)
-class PairingTerms:
-    """How near side information must be, and how long it is waited for."""
-
-    tolerance_us: int
-    wait_s: float
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -53,35 +57,58 @@ class SessionParts:
     """What all camera sessions share."""
 
     registry: StreamRegistry
-    store: SideInformationStore
+    authority: Authority
     decoders: Decoders
     workers: Workers
-    hub: Hub
-    writer: FolderWriter | None
+    maker: PictureMaker
+    publisher: Publisher
     pairing: PairingTerms
+    archive: AsyncArchive | None
+    backlog: Backlog | None
+    history: History
+    metrics: DecoderMetrics
+    max_pixels: int
 
 
 @dataclass(frozen=True)
-class _Session:
-    """What `open` fixed."""
+class _Call:
+    """What `open` fixed for this call."""
 
+    open: Open
     decoder: FrameDecoder
-    epoch_us: int
-    streams: tuple[str, ...]
+    resumed: bool
 
 
-class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse]):
-    def __init__(self, account: Account, terms: Terms, session: _Session, parts: SessionParts) -> None:
-        super().__init__(account, terms, parts.registry, StreamFramesResponse)
-        self._session = session
+class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse, ResultT]):
+    """What both deliveries have in common."""
+
+    def __init__(self, account: Account, terms: Terms, call: _Call, parts: SessionParts) -> None:
+        super().__init__(
+            account,
+            terms,
+            parts.registry,
+            StreamFramesResponse,
+            history=parts.history.bind(kind="camera"),
+            metrics=parts.metrics,
+        )
+        self._call = call
         self._parts = parts
+        self._time_us = from_timestamp(call.open.capture_epoch)
 
-    def opened(self) -> StreamFramesResponse:
+    def opened(self, next_sequence: int) -> StreamFramesResponse:
+        self.history.record(
+            "opened",
+            delivery=types_pb2.Delivery.Name(self.account.delivery).removeprefix("DELIVERY_"),
+            next_sequence=next_sequence,
+            resumed=self._call.resumed,
+        )
         return StreamFramesResponse(
             opened=Opened(
-                next_sequence=1,
+                next_sequence=next_sequence,
                 credit=self.terms.credit(),
                 heartbeat_interval_ms=self.terms.heartbeat_interval_ms,
+                resumed=self._call.resumed,
+                preferred_bitstream_id=self._parts.decoders.preferred.bitstream_id,
             )
         )
 
@@ -91,81 +118,96 @@ class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse]):
     def size_bytes(self, frame: FrameMessage) -> int:
         return len(frame.payload)
 
-    async def take(self, frame: FrameMessage, arrived: float) -> None:
-        account, parts, decoder = self.account, self._parts, self._session.decoder
-        account.dropped += frame.dropped_before
-        capture_time_us = self._session.epoch_us + frame.capture_offset_us
-        to_timestamp(capture_time_us)  # refused before any work when no message could carry it
-        account.last_capture_time_us = capture_time_us
-        compressed = CompressedFrame(
-            decoder.bundle.bitstream_id, frame.rate_level, account.width, account.height, frame.payload
-        )
-        indices = await parts.workers.run(decoder.unpack, compressed)
-        use, side = await self._pair(capture_time_us, arrived)
-        image = await parts.decoders.decode(decoder, indices, side)
-        picture = Picture(
-            rig=account.key.rig,
-            camera=account.key.camera,
-            session_id=account.session_id,
-            sequence=frame.sequence,
-            capture_time_us=capture_time_us,
-            image=image,
-            side_information=use,
-            compressed=compressed,
-            frame_bytes=frame.ByteSize(),
-            decode_us=round((asyncio.get_running_loop().time() - arrived) * 1_000_000),
-            bundle_id=bytes.fromhex(decoder.bundle.bundle_id),
-        )
-        parts.hub.publish(picture)
-        await self._write_picture(picture)
-        self.log.debug(
-            "frame decoded",
-            sequence=frame.sequence,
-            payload_bytes=len(frame.payload),
-            decode_us=picture.decode_us,
+    def capture_time_us(self, frame: FrameMessage) -> int:
+        self._time_us += frame.capture_delta_us
+        return self._time_us
+
+    def compressed(self, frame: FrameMessage) -> CompressedFrame:
+        """The frame, complete in itself."""
+        return CompressedFrame(
+            self._call.decoder.bundle.bitstream_id,
+            frame.rate_level,
+            self.account.width,
+            self.account.height,
+            frame.payload,
         )
 
-    async def _pair(self, capture_time_us: int, arrived: float) -> tuple[SideInformationUse, Frame | None]:
-        streams, terms = self._session.streams, self._parts.pairing
-        if not streams:
-            return SideInformationUse(outcome=types_pb2.SIDE_INFORMATION_OUTCOME_NOT_REQUESTED), None
-        account = self.account
-        pairing = await self._parts.store.pair(
-            account.key.rig,
-            streams,
-            capture_time_us,
-            size=(account.width, account.height),
-            tolerance_us=terms.tolerance_us,
-            deadline=arrived + terms.wait_s,
-        )
-        if pairing.paired is None:
-            if pairing.other_size is not None:
-                stream, width, height = pairing.other_size
-                self.warn(
-                    "side information of another size is not used",
-                    stream=stream,
-                    width=width,
-                    height=height,
-                    frame_width=account.width,
-                    frame_height=account.height,
-                )
-            return SideInformationUse(outcome=types_pb2.SIDE_INFORMATION_OUTCOME_ABSENT), None
-        paired = pairing.paired
-        use = SideInformationUse(
-            outcome=types_pb2.SIDE_INFORMATION_OUTCOME_PAIRED,
-            stream=paired.stream,
-            capture_time=to_timestamp(paired.frame.capture_time_us),
-            offset_us=paired.frame.capture_time_us - capture_time_us,
-        )
-        return use, paired.frame.image
 
-    async def _write_picture(self, picture: Picture) -> None:
-        if self._parts.writer is None:
-            return
+class _LiveConversation(_CameraConversation[Picture]):
+    async def take(self, arrived: Arrived[FrameMessage]) -> Picture:
+        self.account.last_capture_time_us = arrived.capture_time_us
+        return await self._parts.maker.make(
+            Job(
+                key=self.account.key,
+                session_id=self.account.session_id,
+                sequence=arrived.sequence,
+                capture_time_us=arrived.capture_time_us,
+                compressed=self.compressed(arrived.frame),
+                frame_bytes=arrived.frame.ByteSize(),
+                streams=self.account.streams,
+                arrived=arrived.time,
+                deadline=arrived.time + self._parts.pairing.wait_s,
+                stored=False,
+                warn=self.warn,
+            )
+        )
+
+    def deliver(self, arrived: Arrived[FrameMessage], result: Picture) -> None:
+        self._parts.publisher.publish(result, self.account)
+
+
+class _ArchiveConversation(_CameraConversation[None]):
+    def __init__(
+        self,
+        account: Account,
+        terms: Terms,
+        call: _Call,
+        parts: SessionParts,
+        archive: AsyncArchive,
+        backlog: Backlog,
+    ) -> None:
+        super().__init__(account, terms, call, parts)
+        self._archive = archive
+        self._backlog = backlog
+        self._opening = opening_of(call.open)
+
+    async def take(self, arrived: Arrived[FrameMessage]) -> None:
+        # To the end, even when the call ends meanwhile: what is committed must also be told to the backlog.
+        await asyncio.shield(asyncio.ensure_future(self._store(arrived)))
+
+    def deliver(self, arrived: Arrived[FrameMessage], result: None) -> None:
+        self.account.last_capture_time_us = arrived.capture_time_us
+
+    async def _store(self, arrived: Arrived[FrameMessage]) -> None:
         try:
-            await self._parts.writer.write(picture)
-        except (OutputError, OSError) as error:
-            self.warn("picture not written", sequence=picture.sequence, error=str(error))
+            await self._store_or_fail(arrived, self.compressed(arrived.frame))
+        except StoreFullError as error:
+            # Not this frame's fault: the node keeps it and comes back with it.
+            self.end(RefusedError(STORE_FULL, str(error)))
+        self._backlog.wake(self.account.key)
+
+    async def _store_or_fail(self, arrived: Arrived[FrameMessage], compressed: CompressedFrame) -> None:
+        key, opened = self.account.key, self._call.open
+        try:
+            to_timestamp(arrived.capture_time_us)
+            with self.metrics.stage("unpack"):
+                await self._parts.workers.run(self._call.decoder.unpack, compressed)
+        except NdscError as error:
+            await self._archive.fail(
+                key.rig,
+                key.camera,
+                self.account.session_id,
+                arrived.sequence,
+                int(reason_of(error)),
+                opening=self._opening,
+                dropped_before=arrived.frame.dropped_before,
+            )
+            raise
+        row = frame_row(opened, self._opening, arrived.frame, arrived.sequence, arrived.capture_time_us)
+        with self.metrics.stage("store"):
+            fresh = await self._archive.store(row)
+        self.metrics.stored(key, fresh=fresh)
+        self.history.record("stored" if fresh else "duplicate", sequence=arrived.sequence)
 
 
 class FrameStreamServicer(FrameStreamServiceServicer):
@@ -183,31 +225,38 @@ class FrameStreamServicer(FrameStreamServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """See the contract."""
+        parts = self._parts
         try:
-            self._parts.registry.check_accepting()
+            parts.registry.check_accepting()
             first = await first_message(request_iterator, self._handshake_timeout_s)
-            account, session = self._open(first.open)
-            conversation = _CameraConversation(
-                account, self._terms_for(account, session), session, self._parts
-            )
-            await conversation.run(request_iterator, context.write)
+            peer = parts.authority.check(context, role="camera", rig=first.open.rig, name=first.open.camera)
+            account, call = await self._open(first.open)
+            terms = self._terms_for(account, call)
+            conversation: _LiveConversation | _ArchiveConversation
+            if account.delivery == types_pb2.DELIVERY_ARCHIVE:
+                conversation = _ArchiveConversation(account, terms, call, parts, *self._stores())
+            else:
+                conversation = _LiveConversation(account, terms, call, parts)
+            async with peer.while_current():
+                await conversation.run(request_iterator, context.write)
         except RefusedError as error:
+            parts.metrics.refused(error.reason)
             await abort(context, error.reason, str(error))
 
-    def _open(self, request: Open) -> tuple[Account, _Session]:
+    async def _open(self, request: Open) -> tuple[Account, _Call]:
         check_name("rig", request.rig)
         check_name("camera", request.camera)
         check_session_id(request.session_id)
         check_bitstream_id(request.bitstream_id)
         check_clock(request.clock, request.frame_id)
         streams = check_streams(request.side_information_streams)
+        if request.delivery not in (types_pb2.DELIVERY_LIVE, types_pb2.DELIVERY_ARCHIVE):
+            raise RefusedError(FIELD_INVALID, "delivery must be LIVE or ARCHIVE")
         if request.delivery == types_pb2.DELIVERY_ARCHIVE:
-            raise RefusedError(DELIVERY_UNSUPPORTED, "delivery ARCHIVE is not offered; stream with LIVE")
-        if request.delivery != types_pb2.DELIVERY_LIVE:
-            raise RefusedError(FIELD_INVALID, "delivery must be LIVE")
+            self._stores()
         if not request.HasField("capture_epoch"):
             raise RefusedError(FIELD_INVALID, "capture_epoch must be stated; capture times count from it")
-        epoch_us = from_timestamp(request.capture_epoch)
+        from_timestamp(request.capture_epoch)
         width, height = request.geometry.width, request.geometry.height
         if width < 1 or height < 1:
             raise RefusedError(FIELD_INVALID, "geometry must state the width and height of every frame")
@@ -216,14 +265,54 @@ class FrameStreamServicer(FrameStreamServiceServicer):
             decoder.bundle.geometry.check(width, height)
         except GeometryError as error:
             raise RefusedError(GEOMETRY_UNSUPPORTED, str(error)) from error
-        key = StreamKey(catalog_pb2.STREAM_KIND_CAMERA, request.rig, request.camera)
-        return Account(key, request.session_id, width, height), _Session(decoder, epoch_us, streams)
+        check_pixels(width, height, self._parts.max_pixels)
+        account, resumed = await self._account(request)
+        account.streams = streams
+        account.clock = request.clock
+        account.done_sequence = max(account.done_sequence, request.next_sequence - 1)
+        return account, _Call(request, decoder, resumed)
 
-    def _terms_for(self, account: Account, session: _Session) -> Terms:
+    def _stores(self) -> tuple[AsyncArchive, Backlog]:
+        """Where ARCHIVE frames go. Raises RefusedError (DELIVERY_UNSUPPORTED)."""
+        if self._parts.archive is None or self._parts.backlog is None:
+            raise RefusedError(
+                DELIVERY_UNSUPPORTED,
+                "this decoder has no archive; start it with --archive FOLDER, or stream with delivery live",
+            )
+        return self._parts.archive, self._parts.backlog
+
+    async def _account(self, request: Open) -> tuple[Account, bool]:
+        """The session's account, and whether the server knew it."""
+        key = StreamKey(catalog_pb2.STREAM_KIND_CAMERA, request.rig, request.camera)
+        fresh = Account(
+            key, request.session_id, request.geometry.width, request.geometry.height, request.delivery
+        )
+        known = self._parts.registry.resume(key, request.session_id)
+        if known is None and request.delivery == types_pb2.DELIVERY_ARCHIVE:
+            known = await stored_account(self._stores()[0], key, request.session_id)
+        if known is None:
+            return fresh, False
+        if (known.width, known.height, known.delivery) != (fresh.width, fresh.height, fresh.delivery):
+            raise RefusedError(
+                FIELD_INVALID,
+                "a session keeps its geometry and delivery; open a session with another session_id",
+            )
+        return known, True
+
+    def _terms_for(self, account: Account, call: _Call) -> Terms:
         """The server's terms, with credit for one frame of any size that this session can have."""
-        bundle = session.decoder.bundle
+        bundle = call.decoder.bundle
         grid = bundle.geometry.grid(account.width, account.height)
         largest = max(
             payload_bounds(bundle.bitstream, level, grid)[1] for level in range(bundle.rate_level_count)
         )
         return replace(self._terms, credit_bytes=max(self._terms.credit_bytes, largest))
+
+
+def check_pixels(width: int, height: int, most: int) -> None:
+    """Raise RefusedError (GEOMETRY_UNSUPPORTED) for frames that the settings bar."""
+    if width * height > most:
+        raise RefusedError(
+            GEOMETRY_UNSUPPORTED,
+            f"frames of {width}x{height} pixels are larger than this server takes ({most} pixels)",
+        )

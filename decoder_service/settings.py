@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from decoder_service.fields import is_name
-from ndsc.service.settings import Names, Paths, ServiceSettings, service_config
+from ndsc.service.identity import is_name
+from ndsc.service.settings import Names, Paths, ServiceSettings, service_config, split_address
 
 MAX_CREDIT_FRAMES = 1024
 
@@ -111,6 +111,29 @@ class DecoderSettings(ServiceSettings):
     subscriber_queue_frames: int = Field(
         16, ge=1, le=1024, description="pictures held for a slow subscriber; beyond it the oldest are missed"
     )
+
+    @field_validator("listen_clients")
+    @classmethod
+    def _check_listen_clients(cls, listen: str | None) -> str | None:
+        if listen is not None:
+            split_address(listen)
+        return listen
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> DecoderSettings:
+        if self.listen_clients is not None and self.tls_ca is None:
+            raise ValueError(
+                "listen-clients: tokens are taken over TLS alone; give --tls-ca, --tls-certificate and --tls-key"
+            )
+        if self.listen_clients is not None and self.token_key is None:
+            raise ValueError(
+                "token-key: clients at --listen-clients show tokens; give the public key of `ndsc token keys`"
+            )
+        if self.listen_clients is None and self.token_key is not None:
+            raise ValueError(
+                "listen-clients: tokens are taken at an address of their own; give --listen-clients"
+            )
+        return self
 
     @field_validator("attach")
     @classmethod

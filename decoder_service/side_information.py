@@ -58,12 +58,19 @@ class SideInformationStore:
         self._arrivals: dict[StreamName, OrderedDict[int, None]] = {}
         # (capture time, number) of each stream's held frames, in order.
         self._times: dict[StreamName, list[tuple[int, int]]] = {}
+        # Streams that a frame waited for in vain and that have brought nothing since.
+        self._stalled: set[StreamName] = set()
         self._changed = asyncio.Event()
 
     @property
     def held_bytes(self) -> int:
         """Bytes of all held images."""
         return self._held_bytes
+
+    @property
+    def frames(self) -> int:
+        """Frames held of all streams."""
+        return len(self._frames)
 
     def held_frames(self, rig: str, camera: str) -> int:
         """Frames held of one stream."""
@@ -77,6 +84,7 @@ class SideInformationStore:
         self._arrivals.setdefault(stream, OrderedDict())[number] = None
         bisect.insort(self._times.setdefault(stream, []), (frame.capture_time_us, number))
         self._held_bytes += frame.image.nbytes
+        self._stalled.discard(stream)
         if len(self._times[stream]) > self._capacity_frames:
             self._let_go(next(iter(self._arrivals[stream])))
         while self._held_bytes > self._capacity_bytes:
@@ -113,9 +121,14 @@ class SideInformationStore:
         _, number = times[bisect.bisect_left(times, (time_us + 1, -1)) - 1]
         return self._frames[number][1]
 
-    def _settled(self, stream: StreamName, capture_time_us: int) -> bool:
-        times = self._times.get(stream)
-        return times is not None and times[-1][0] >= capture_time_us
+    def newest_time_us(self, rig: str, camera: str) -> int | None:
+        """Capture time of the frame that arrived last; not the largest one: a clock may have stepped back."""
+        arrivals = self._arrivals.get((rig, camera))
+        return self._frames[next(reversed(arrivals))][1].capture_time_us if arrivals else None
+
+    def changed(self) -> asyncio.Event:
+        """An event that the next `put` sets."""
+        return self._changed
 
     async def pair(
         self,
@@ -131,26 +144,45 @@ class SideInformationStore:
 
         `streams` come best first. Waits for a better stream's frame until `deadline` (event loop time), but
         not once a frame at or past the wanted time is held: streams are in order, so nothing nearer can
-        follow.
+        follow. A stream that was waited for in vain is waited for again only when it has brought something.
         """
         while True:
             changed = self._changed
             expired = asyncio.get_running_loop().time() >= deadline
-            other_size: tuple[str, int, int] | None = None
-            for stream in streams:
-                if not (expired or self._settled((rig, stream), capture_time_us)):
-                    break
-                frame = self.nearest(rig, stream, capture_time_us, tolerance_us)
-                if frame is None:
-                    continue
-                height, width = frame.image.shape[:2]
-                if (width, height) == size:
-                    return Pairing(Paired(stream, frame))
-                other_size = other_size or (stream, width, height)
-            else:
-                return Pairing(None, other_size)
+            pairing, awaited = self._look(
+                rig, streams, capture_time_us, size=size, tolerance_us=tolerance_us, expired=expired
+            )
+            if awaited is None:
+                return pairing
             try:
                 async with asyncio.timeout_at(deadline):
                     await changed.wait()
             except TimeoutError:
+                self._stalled.add((rig, awaited))
+
+    def _look(
+        self,
+        rig: str,
+        streams: Sequence[str],
+        capture_time_us: int,
+        *,
+        size: tuple[int, int],
+        tolerance_us: int,
+        expired: bool,
+    ) -> tuple[Pairing, str | None]:
+        """What there is now, and the stream that is worth a wait."""
+        other_size: tuple[str, int, int] | None = None
+        for stream in streams:
+            name = (rig, stream)
+            newest_us = self.newest_time_us(rig, stream)
+            settled = newest_us is not None and newest_us >= capture_time_us
+            if not (settled or expired or name in self._stalled):
+                return Pairing(None), stream
+            frame = self.nearest(rig, stream, capture_time_us, tolerance_us)
+            if frame is None:
                 continue
+            height, width = frame.image.shape[:2]
+            if (width, height) == size:
+                return Pairing(Paired(stream, frame)), None
+            other_size = other_size or (stream, width, height)
+        return Pairing(None, other_size), None

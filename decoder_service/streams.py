@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from ndsc.service.errors import DRAINING, SESSION_LIMIT, SESSION_SUPERSEDED, RefusedError
+from ndsc.v1 import types_pb2
 from ndsc.v1.catalog_pb2 import StreamKind
+from ndsc.v1.types_pb2 import Clock, Delivery
 
 _MAX_CLOSED: Final = 256
 """Accounts kept of closed streams; strangers choose the names, so the number is bounded."""
@@ -25,21 +27,42 @@ class StreamKey:
 
 @dataclass
 class Account:
-    """What became of the frames of a stream's latest session. Received = decoded + failed + in flight."""
+    """What became of the frames of a session, over all its calls.
+
+    Received = decoded + failed + abandoned + waiting.
+    """
 
     key: StreamKey
     session_id: bytes
     width: int
     height: int
+    delivery: Delivery = types_pb2.DELIVERY_LIVE
+    streams: tuple[str, ...] = ()
+    """Cameras whose frames may serve as side information, best first."""
+    clock: Clock = types_pb2.CLOCK_UNSPECIFIED
     open: bool = False
+    done_sequence: int = 0
+    """Everything up to here is decoded (LIVE), stored (ARCHIVE) or failed."""
     received: int = 0
     decoded: int = 0
     """Decoded (cameras) or held at some time (side information)."""
     failed: int = 0
+    abandoned: int = 0
+    """In flight when a call broke off: the node sends them again or drops them."""
     dropped: int = 0
     """As the node reported."""
     received_bytes: int = 0
     last_capture_time_us: int | None = None
+
+    @property
+    def clock_is_disciplined(self) -> bool:
+        """Whether capture times can be compared with this machine's clock."""
+        return self.clock in (types_pb2.CLOCK_NTP, types_pb2.CLOCK_PTP)
+
+    @property
+    def waiting(self) -> int:
+        """Frames received (LIVE) or stored (ARCHIVE) that wait to be decoded."""
+        return self.received - self.decoded - self.failed - self.abandoned
 
 
 class Peer(Protocol):
@@ -69,8 +92,17 @@ class StreamRegistry:
     _draining: bool = False
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def resume(self, key: StreamKey, session_id: bytes) -> Account | None:
+        """The account of a stream's latest session when that is this one, open or not."""
+        account = self._accounts.get(key)
+        return account if account is not None and account.session_id == session_id else None
+
+    def remember(self, account: Account) -> None:
+        """Keep the account of a session that has no call, unless the stream has a newer one."""
+        self._accounts.setdefault(account.key, account)
+
     def open(self, account: Account, peer: Peer) -> None:
-        """Enter a stream; an open one of the same key is broken off (SESSION_SUPERSEDED).
+        """Enter a stream's call; an open one of the same key is broken off (SESSION_SUPERSEDED).
 
         Raises RefusedError: DRAINING, or SESSION_LIMIT when `max_open` others are open.
         """
@@ -79,13 +111,7 @@ class StreamRegistry:
         former = self._open.get(key)
         if former is not None:
             former.account.open = False
-            former.peer.end(
-                RefusedError(
-                    SESSION_SUPERSEDED,
-                    f"another session of camera {key.camera!r} of rig {key.rig!r} took over; "
-                    f"two nodes with one name cannot both stream",
-                )
-            )
+            former.peer.end(RefusedError(SESSION_SUPERSEDED, _superseded(former.account, account)))
         elif sum(other.kind == key.kind for other in self._open) >= self.max_open:
             raise RefusedError(SESSION_LIMIT, f"{self.max_open} streams are open; this server takes no more")
         account.open = True
@@ -93,11 +119,11 @@ class StreamRegistry:
         self._accounts[key] = account
         self._accounts.move_to_end(key)
 
-    def close(self, account: Account) -> None:
-        """Take a stream out. One that was superseded is out already."""
-        account.open = False
+    def close(self, account: Account, peer: Peer) -> None:
+        """Take a call out. One that was superseded is out already."""
         current = self._open.get(account.key)
-        if current is not None and current.account is account:
+        if current is not None and current.peer is peer:
+            account.open = False
             del self._open[account.key]
         closed = [key for key in self._accounts if key not in self._open]
         for key in closed[: max(0, len(closed) - _MAX_CLOSED)]:
@@ -108,6 +134,14 @@ class StreamRegistry:
     def known(self, key: StreamKey) -> bool:
         """Whether such a stream is open or was."""
         return key in self._accounts
+
+    def serves_as_side_information(self, rig: str, camera: str) -> bool:
+        """Whether a session, open or not, names this camera's frames as its side information."""
+        return any(a.key.rig == rig and camera in a.streams for a in self._accounts.values())
+
+    def open_streams(self, kind: StreamKind) -> int:
+        """Open streams of a kind."""
+        return sum(key.kind == kind for key in self._open)
 
     def accounts(self, rig: str = "") -> list[Account]:
         """Accounts of a rig's streams, or of all, by rig, camera and kind."""
@@ -134,3 +168,13 @@ class StreamRegistry:
         self._draining = True
         for entry in list(self._open.values()):
             entry.peer.end(RefusedError(DRAINING, "the server shut down before the stream was finished"))
+
+
+def _superseded(former: Account, account: Account) -> str:
+    key = account.key
+    if former.session_id == account.session_id:
+        return f"camera {key.camera!r} of rig {key.rig!r} opened its session again, in another call"
+    return (
+        f"another session of camera {key.camera!r} of rig {key.rig!r} took over; two nodes with one name cannot "
+        f"both stream"
+    )

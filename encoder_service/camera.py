@@ -2,37 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import grpc.aio
 
-from encoder_service.node import Prepared
+from encoder_service.frames import CallKey, Coded, Numbered
+from encoder_service.role import Call
 from encoder_service.settings import EncoderSettings
-from encoder_service.uplink import Call
-from ndsc.codec.bundle import Bundle, default_bundle_path
+from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameEncoder
 from ndsc.codec.runtime import RuntimeOptions
 from ndsc.service.timestamps import to_timestamp
 from ndsc.sources import Source, SourceFrame
 from ndsc.v1 import types_pb2
-from ndsc.v1.frame_stream_pb2 import Frame, Open, StreamFramesRequest
+from ndsc.v1.frame_stream_pb2 import Frame, FrameBatch, Open, StreamFramesRequest
 from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceStub
 from ndsc.v1.types_pb2 import Clock, Geometry, Heartbeat
 
+_DELIVERIES: Final = {"live": types_pb2.DELIVERY_LIVE, "archive": types_pb2.DELIVERY_ARCHIVE}
+_FRAMES_A_MESSAGE: Final = 32
+
 
 class CameraRole:
-    """Compresses frames with the bundle's encoder, seeing nothing but the frame.
+    """Compresses frames with a bundle's encoder, seeing nothing but the frame.
 
-    Loads the bundle and warms it up: make it off the event loop. Raises BundleError, ProviderError and
-    RateLevelError.
+    Makes an onnxruntime session and warms it up: make it off the event loop. Raises BundleError, ProviderError
+    and RateLevelError.
     """
 
-    def __init__(self, settings: EncoderSettings) -> None:
-        bundle = Bundle.load(settings.bundle or default_bundle_path())
+    def __init__(self, settings: EncoderSettings, bundle: Bundle) -> None:
         self._settings = settings
-        self._level = bundle.default_rate_level if settings.rate_level is None else settings.rate_level
-        bundle.stages_sent(self._level)
-        self._encoder = FrameEncoder(bundle, RuntimeOptions(settings.provider, settings.threads))
-        self._encoder.warm_up()
-        self._epoch_us = 0
+        self._encoder = self._load(bundle)
+        self._constants: Open | None = None
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that frames are coded with."""
+        return self._encoder.bundle
+
+    @property
+    def rate_levels(self) -> int:
+        """Rate levels of that bundle."""
+        return self.bundle.rate_level_count
+
+    @property
+    def default_rate_level(self) -> int:
+        """The middle level of that bundle."""
+        return self.bundle.default_rate_level
+
+    @property
+    def frames_a_message(self) -> int:
+        """Payloads are small."""
+        return _FRAMES_A_MESSAGE
+
+    def change_bundle(self, bundle: Bundle) -> None:
+        """Code with another bundle from the next frame on. Blocks while it loads.
+
+        Raises as when made, and GeometryError when it cannot code the source's frames; the one before then stays.
+        """
+        encoder = self._load(bundle)
+        if self._constants is not None:
+            bundle.geometry.check(self._constants.geometry.width, self._constants.geometry.height)
+        self._encoder = encoder
+
+    def _load(self, bundle: Bundle) -> FrameEncoder:
+        if self._settings.rate_level is not None:
+            bundle.stages_sent(self._settings.rate_level)
+        encoder = FrameEncoder(bundle, RuntimeOptions(self._settings.provider, self._settings.threads))
+        encoder.warm_up()
+        return encoder
 
     def call(self, channel: grpc.aio.Channel) -> Call:
         """A new StreamFrames call."""
@@ -42,34 +81,79 @@ class CameraRole:
         """What shows the decoder that the node is alive."""
         return StreamFramesRequest(heartbeat=Heartbeat())
 
-    def open(self, source: Source, session_id: bytes, clock: Clock) -> StreamFramesRequest:
-        """The session's first message. Raises GeometryError for frames that the bundle cannot code."""
-        settings, bundle = self._settings, self._encoder.bundle
-        bundle.geometry.check(source.width, source.height)
-        self._epoch_us = source.epoch_us
-        return StreamFramesRequest(
-            open=Open(
-                rig=settings.rig,
-                camera=settings.camera,
-                session_id=session_id,
-                bitstream_id=bundle.bitstream_id,
-                delivery=types_pb2.DELIVERY_LIVE,
-                geometry=Geometry(width=source.width, height=source.height),
-                clock=clock,
-                frame_id=settings.frame_id,
-                side_information_streams=settings.side_information,
-                capture_epoch=to_timestamp(source.epoch_us),
-            )
+    def begin(self, source: Source, clock: Clock) -> None:
+        """Make ready for the frames of a source. Raises GeometryError for frames that the bundle cannot code."""
+        settings = self._settings
+        self.bundle.geometry.check(source.width, source.height)
+        self._constants = Open(
+            rig=settings.rig,
+            camera=settings.camera,
+            delivery=_DELIVERIES[settings.delivery],
+            geometry=Geometry(width=source.width, height=source.height),
+            clock=clock,
+            frame_id=settings.frame_id,
+            side_information_streams=settings.side_information,
         )
 
-    def prepare(self, frame: SourceFrame, sequence: int, dropped_before: int) -> Prepared:
+    @property
+    def opening(self) -> bytes:
+        """The session's constants, with the bitstream of now."""
+        return self._opening(self._encoder)
+
+    def _opening(self, encoder: FrameEncoder) -> bytes:
+        if self._constants is None:
+            raise RuntimeError("the role has not begun")
+        message = Open(bitstream_id=encoder.bundle.bitstream_id)
+        message.MergeFrom(self._constants)
+        return message.SerializeToString(deterministic=True)
+
+    def session_constants(self, opening: bytes) -> bytes:
+        """All but the bitstream, which may be another one in each call."""
+        message = Open.FromString(opening)
+        message.ClearField("bitstream_id")
+        return message.SerializeToString(deterministic=True)
+
+    def code(self, frame: SourceFrame, rate_level: int) -> Coded:
         """Compress a frame. Blocks."""
-        compressed = self._encoder.encode(frame.image, self._level)
+        encoder = self._encoder  # one look: the bundle may change meanwhile
+        compressed = encoder.encode(frame.image, rate_level)
+        return Coded(self._opening(encoder), frame.capture_time_us, rate_level, compressed.payload)
+
+    def open(self, key: CallKey, next_sequence: int, epoch_us: int) -> StreamFramesRequest:
+        """The first message of a call."""
+        message = Open.FromString(key.opening)
+        message.session_id = key.session_id
+        message.next_sequence = next_sequence
+        message.capture_epoch.CopyFrom(to_timestamp(epoch_us))
+        return StreamFramesRequest(open=message)
+
+    def messages(self, next_sequence: int, epoch_us: int) -> CameraMessages:
+        """The writer of a call's frames."""
+        return CameraMessages(next_sequence, epoch_us)
+
+
+class CameraMessages:
+    """Writes Frame messages: what follows from the frame before is left out."""
+
+    def __init__(self, next_sequence: int, epoch_us: int) -> None:
+        self._expected = next_sequence
+        self._time_us = epoch_us
+
+    def request(self, frames: Sequence[Numbered]) -> StreamFramesRequest:
+        """Frames → one message, in order."""
+        messages = [self._frame(frame) for frame in frames]
+        if len(messages) == 1:
+            return StreamFramesRequest(frame=messages[0])
+        return StreamFramesRequest(frames=FrameBatch(frames=messages))
+
+    def _frame(self, frame: Numbered) -> Frame:
         message = Frame(
-            sequence=sequence,
-            capture_offset_us=frame.capture_time_us - self._epoch_us,
-            rate_level=self._level,
-            payload=compressed.payload,
-            dropped_before=dropped_before,
+            sequence=0 if frame.sequence == self._expected else frame.sequence,
+            capture_delta_us=frame.capture_time_us - self._time_us,
+            rate_level=frame.rate_level,
+            payload=frame.data,
+            dropped_before=frame.dropped_before,
         )
-        return Prepared(StreamFramesRequest(frame=message), len(compressed.payload), message.ByteSize())
+        self._expected = frame.sequence + 1
+        self._time_us = frame.capture_time_us
+        return message

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ndsc.service.identity import Identity, is_name
 from ndsc.service.settings import Names, ServiceSettings, is_loopback, service_config, split_address
 
 
@@ -31,9 +32,6 @@ def _epoch(value: object) -> object:
     if not (math.isfinite(seconds) and 0 <= seconds < 253_402_300_800):
         raise ValueError(f"{value!r} lies outside the years 1970 to 9999")
     return round(seconds * 1_000_000)
-
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class EncoderSettings(ServiceSettings):
@@ -157,12 +155,17 @@ class EncoderSettings(ServiceSettings):
         "wait for the next acknowledgement after the last frame",
     )
 
+    @property
+    def identity(self) -> Identity:
+        """What the node's certificate must be for."""
+        return Identity(self.rig, self.role, self.camera)
+
     @field_validator("rig", "camera", "side_information")
     @classmethod
     def _check_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for name in (value,) if isinstance(value, str) else value:
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not a name: 1 to 64 letters, digits, _ . or -")
+            if not is_name(name):
+                raise ValueError(f"{name!r} is not a name: 1 to 64 letters, digits, _ . or -, not dots alone")
         return value
 
     @field_validator("side_information")
@@ -179,10 +182,12 @@ class EncoderSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _check_plaintext_to_decoder(self) -> EncoderSettings:
-        if not is_loopback(self.decoder) and not self.allow_plaintext_beyond_loopback:
+        plaintext = self.tls_ca is None and not self.allow_plaintext_beyond_loopback
+        if plaintext and not is_loopback(self.decoder):
             raise ValueError(
-                f"decoder: {self.decoder} is another machine and traffic is not encrypted; add "
-                f"--allow-plaintext-beyond-loopback if the network is trusted"
+                f"decoder: {self.decoder} is another machine and traffic is not encrypted; give --tls-ca, "
+                f"--tls-certificate and --tls-key, or add --allow-plaintext-beyond-loopback if the network is "
+                f"trusted"
             )
         return self
 

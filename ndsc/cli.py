@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ndsc import cli_security
 from ndsc.codec.bitstream import read_frame_file, write_frame_file
 from ndsc.codec.bundle import Bundle, default_bundle_path
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
@@ -37,6 +38,8 @@ serve = typer.Typer(
     help="Run a service in this terminal; --help after its name lists its settings.", no_args_is_help=True
 )
 app.add_typer(serve, name="serve")
+app.add_typer(cli_security.certificates, name="certificates")
+app.add_typer(cli_security.token, name="token")
 # Progress and notes go to stderr: stdout carries results alone, so that --json can be piped.
 _notes = Console(stderr=True)
 
@@ -238,12 +241,31 @@ def health(
     address: Annotated[str, typer.Argument(help="host:port of an encoder or decoder service.")],
     service: Annotated[str, typer.Option(help="Full service name; all of the process without.")] = "",
     timeout_s: Annotated[float, typer.Option(min=0.1)] = 5.0,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Authorities (PEM) that the server is checked by; plaintext without.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="Your certificate (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a bearer token, instead of a certificate.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a service how it is; exit 0 when it serves, 1 otherwise."""
     from ndsc.service.health import check_health
+    from ndsc.service.tls import certificate_files, load_certificates
+    from ndsc.service.tokens import read_token
 
-    status = asyncio.run(check_health(address, service, timeout_s))
+    files = certificate_files(tls_ca, tls_certificate, tls_key)
+    status = asyncio.run(
+        check_health(
+            address,
+            service,
+            timeout_s,
+            certificates=None if files is None else load_certificates(files),
+            token=None if token_file is None else read_token(token_file),
+        )
+    )
     _report(as_json, {"address": address, "service": service, "status": status}, status)
     if status != "SERVING":
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from types import TracebackType
 from typing import Literal, Self
@@ -18,9 +19,12 @@ import numpy as np
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.frames import Frame, check_frame
 from ndsc.service.channel import open_blocking_channel
-from ndsc.service.errors import ServiceError, UnreachableError, service_error
+from ndsc.service.diagnosis import diagnose
+from ndsc.service.errors import ServiceError, UnreachableError, service_error, unreachable
 from ndsc.service.images import from_image, to_image
 from ndsc.service.timestamps import from_timestamp, to_timestamp
+from ndsc.service.tls import certificate_files, load_certificates
+from ndsc.service.watched import KeyFileError
 from ndsc.v1 import catalog_pb2, decode_pb2, types_pb2
 from ndsc.v1.catalog_pb2_grpc import CatalogServiceStub
 from ndsc.v1.decode_pb2_grpc import DecodeServiceStub
@@ -29,6 +33,7 @@ __all__ = [
     "BundleInfo",
     "Client",
     "Decoded",
+    "KeyFileError",
     "ServiceError",
     "SideInformationUse",
     "SideReference",
@@ -142,11 +147,30 @@ class Client:
     `reason` and whether to try again, when the server refuses.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
-        """Connect to "host:port" with the first call; `timeout_s` is the deadline of each single call."""
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 10.0,
+        tls_ca: str | Path | None = None,
+        tls_certificate: str | Path | None = None,
+        tls_key: str | Path | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Connect to "host:port" with the first call; `timeout_s` is the deadline of each single call.
+
+        With `tls_ca`, certificates (PEM) of the authorities that the server is checked by, the connection is
+        encrypted; who calls is then shown by `tls_certificate` and `tls_key` (PEM), or by a bearer token at
+        the server's address for clients. Raises KeyFileError when these cannot be used.
+        """
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = open_blocking_channel(address)
+        self._files = certificate_files(tls_ca, tls_certificate, tls_key)
+        certificates = None
+        if self._files is not None:
+            certificates = load_certificates(self._files)
+            certificates.check_dates()
+        self._channel = open_blocking_channel(address, certificates, token)
         self._decode = DecodeServiceStub(self._channel)
         self._catalog = CatalogServiceStub(self._channel)
 
@@ -184,7 +208,7 @@ class Client:
         try:
             answer = self._decode.Decode(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise service_error(error, self._address) from error
+            raise self._error(error) from error
         return Decoded(_picture(answer.image), _use(answer.side_information), answer.bundle_id.hex())
 
     def subscribe(
@@ -206,7 +230,7 @@ class Client:
             # The server's first message says that the subscription is in force.
             first = next(iter(call))
         except grpc.RpcError as error:
-            raise service_error(error, self._address) from error
+            raise self._error(error) from error
         if first.WhichOneof("message") != "subscribed":
             call.cancel()
             raise ServiceError(
@@ -219,7 +243,7 @@ class Client:
         try:
             answer = self._catalog.ListBundles(catalog_pb2.ListBundlesRequest(), timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise service_error(error, self._address) from error
+            raise self._error(error) from error
         return [
             BundleInfo(
                 name=bundle.name,
@@ -239,8 +263,15 @@ class Client:
         try:
             answer = self._catalog.ListStreams(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
-            raise service_error(error, self._address) from error
+            raise self._error(error) from error
         return [_stream_info(stream) for stream in answer.streams]
+
+    def _error(self, error: grpc.RpcError) -> ServiceError:
+        """What a failed call is told as; blocks to find out why the server cannot be reached, if it cannot."""
+        told = service_error(error, self._address)
+        if isinstance(told, UnreachableError):
+            return unreachable(self._address, diagnose(self._address, self._files))
+        return told
 
 
 class Subscription:

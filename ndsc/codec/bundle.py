@@ -21,7 +21,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
@@ -35,7 +35,12 @@ from ndsc.codec.prior import FREQUENCY_TOTAL, MAX_STAGES, LatentPrior, StaticPri
 BUNDLE_ENVIRONMENT: Final = "NDSC_BUNDLE"
 MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_FILE_BYTES: Final = 256 << 20
-REQUIRED_FILES: Final = ("encoder.onnx", "decoder.onnx", "prior.json", "golden.json")
+MANIFEST: Final = "manifest.json"
+DECODER: Final = "decoder.onnx"
+REQUIRED_FILES: Final = ("encoder.onnx", DECODER, "prior.json", "golden.json")
+
+Parts = Literal["all", "encoder"]
+"""What is read of a bundle: every file, or those that a camera node needs, which are all but the decoder."""
 
 _PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 _Version = Annotated[int, Field(ge=1, le=1)]
@@ -104,6 +109,24 @@ class Manifest(_Strict):
             raise ValueError("prior_sha256 is not the sha256 listed for prior.json")
         return self
 
+    @classmethod
+    def parse(cls, data: bytes, path: Path | str) -> Self:
+        """The bytes of `manifest.json` → a checked manifest; `path` is named in errors. Raises BundleError."""
+        try:
+            manifest = cls.model_validate_json(data)
+            canonical_json(manifest.model_dump())
+        except ValidationError as error:
+            raise BundleError(
+                f"{path}: {MANIFEST} is not one this release can use: {first_problem(error)}"
+            ) from error
+        except ValueError as error:
+            raise BundleError(f"{path}: {MANIFEST} holds a value that cannot be hashed: {error}") from error
+        return manifest
+
+    def listed(self, parts: Parts) -> dict[str, FileFacts]:
+        """The files that make up `parts`, by name."""
+        return {name: facts for name, facts in self.files.items() if parts == "all" or name != DECODER}
+
     @property
     def bundle_id(self) -> str:
         """sha256 of the manifest's canonical JSON, hexadecimal: names every byte of every file."""
@@ -125,12 +148,15 @@ class Bundle:
         manifest: its checked manifest.
         bundle_id: hexadecimal sha256 that names every file.
         bitstream: what its bits mean, for `ndsc.codec.bitstream`.
-        encoder_onnx, decoder_onnx: the two graphs.
+        files: the bytes of `manifest.json` and of every file that was read, by name.
+        encoder_onnx: the encoder's graph.
         golden: its golden vectors.
     """
 
     def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         for name, listed in manifest.files.items():
+            if name == DECODER and name not in files:
+                continue
             if len(files[name]) != listed.bytes or hashlib.sha256(files[name]).hexdigest() != listed.sha256:
                 raise BundleError(f"{path}: {name} is not the file the manifest lists; copy the bundle again")
         facts = manifest.bitstream
@@ -153,38 +179,48 @@ class Bundle:
             prior,
             tuple(facts.rate_levels),
         )
+        self.files = files
         self.encoder_onnx = files["encoder.onnx"]
-        self.decoder_onnx = files["decoder.onnx"]
         self.golden = Golden.from_json(files["golden.json"])
         self._golden_checked = False
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, parts: Parts = "all") -> Self:
         """Read a bundle from a directory or a zip and verify the size and hash of every file it lists.
 
-        Files the manifest does not list (a model card, a licence) are passed over. A zip holds the files at
-        its top or all in one folder. Raises BundleError, which names the file at fault.
+        With parts="encoder" the decoder is neither read nor missed: enough to encode. Files the manifest does
+        not list (a model card, a licence) are passed over. A zip holds the files at its top or all in one
+        folder. Raises BundleError, which names the file at fault.
         """
         path = Path(path)
         if path.is_dir():
-            return cls._assemble(path, lambda name, limit: _read_file(path / name, limit))
+            return cls._assemble(path, parts, lambda name, limit: _read_file(path / name, limit))
         if not path.exists():
             raise BundleError(f"{path}: no such bundle")
         try:
             with zipfile.ZipFile(path) as archive:
                 members = _zip_members(archive, path)
-                return cls._assemble(path, lambda name, limit: _read_member(archive, members, name, limit))
+                return cls._assemble(
+                    path, parts, lambda name, limit: _read_member(archive, members, name, limit)
+                )
         except BundleError:
             raise
         except Exception as error:  # zipfile and its decompressors raise a dozen types on damaged input
             raise BundleError(f"{path}: not a readable zip of a bundle: {error}") from error
 
     @classmethod
-    def _assemble(cls, path: Path, read: Callable[[str, int], bytes]) -> Self:
-        manifest = _parse_manifest(read("manifest.json", MAX_MANIFEST_BYTES), path)
-        return cls(
-            path, manifest, {name: read(name, listed.bytes) for name, listed in manifest.files.items()}
-        )
+    def _assemble(cls, path: Path, parts: Parts, read: Callable[[str, int], bytes]) -> Self:
+        files = {MANIFEST: read(MANIFEST, MAX_MANIFEST_BYTES)}
+        manifest = Manifest.parse(files[MANIFEST], path)
+        files |= {name: read(name, facts.bytes) for name, facts in manifest.listed(parts).items()}
+        return cls(path, manifest, files)
+
+    @property
+    def decoder_onnx(self) -> bytes:
+        """The decoder's graph. Raises BundleError when the bundle was loaded without it."""
+        if DECODER not in self.files:
+            raise BundleError(f"{self.path}: loaded without its decoder, as camera nodes do; it only encodes")
+        return self.files[DECODER]
 
     @property
     def name(self) -> str:
@@ -227,19 +263,6 @@ class Bundle:
             self._golden_checked = True
 
 
-def _parse_manifest(data: bytes, path: Path) -> Manifest:
-    try:
-        manifest = Manifest.model_validate_json(data)
-        canonical_json(manifest.model_dump())
-    except ValidationError as error:
-        raise BundleError(
-            f"{path}: manifest.json is not one this release can use: {first_problem(error)}"
-        ) from error
-    except ValueError as error:
-        raise BundleError(f"{path}: manifest.json holds a value that cannot be hashed: {error}") from error
-    return manifest
-
-
 def _read_file(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as file:
@@ -253,9 +276,7 @@ def _read_file(path: Path, limit: int) -> bytes:
 
 def _zip_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """The zip's members by their name below the folder that holds manifest.json."""
-    manifests = [
-        PurePosixPath(name) for name in archive.namelist() if PurePosixPath(name).name == "manifest.json"
-    ]
+    manifests = [PurePosixPath(name) for name in archive.namelist() if PurePosixPath(name).name == MANIFEST]
     if len(manifests) != 1 or len(manifests[0].parts) > 2:
         raise BundleError(f"{path}: a zipped bundle holds one manifest.json, at its top or in one folder")
     folder = manifests[0].parent
@@ -302,7 +323,7 @@ def write_bundle(
     directory = Path(directory)
     if (
         directory.exists()
-        and not (directory / "manifest.json").exists()
+        and not (directory / MANIFEST).exists()
         and (not directory.is_dir() or any(directory.iterdir()))
     ):
         raise BundleError(f"{directory} exists and is not a bundle; choose another place or empty it")
@@ -320,7 +341,7 @@ def write_bundle(
         golden = make_golden(Bitstream(facts.bitstream_id, geometry, prior, tuple(rate_levels)))
         files = {
             "encoder.onnx": encoder_onnx,
-            "decoder.onnx": decoder_onnx,
+            DECODER: decoder_onnx,
             **prior_files,
             "golden.json": golden.to_json(),
         }
@@ -336,7 +357,7 @@ def write_bundle(
                 n: FileFacts(sha256=hashlib.sha256(d).hexdigest(), bytes=len(d)) for n, d in files.items()
             },
         )
-        files["manifest.json"] = (
+        files[MANIFEST] = (
             json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         )
     except ValueError as error:
@@ -379,7 +400,7 @@ def default_bundle_path() -> Path:
     if (package.parent / "pyproject.toml").exists():
         candidates.append(package.parent / "models" / "default")
     for candidate in candidates:
-        if (candidate / "manifest.json").exists():
+        if (candidate / MANIFEST).exists():
             return candidate
     raise BundleError(
         f"no bundle: name one with --bundle or set {BUNDLE_ENVIRONMENT} to its directory or zip"

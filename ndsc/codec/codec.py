@@ -1,6 +1,6 @@
 """Frames to compressed frames and back: what the services, the client, the command and the evaluation use.
 
-FrameEncoder   frame x → pad → encoder.onnx → indices of the stages sent → payload
+FrameEncoder   frame x → pad → encoder.onnx → indices (no rate level yet) → the stages sent → payload
 FrameDecoder   payload → indices (all checks, CPU only) → decoder.onnx with y → crop → frame x̂
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ndsc.codec.bitstream import CompressedFrame, decode_payload, encode_payload
 from ndsc.codec.bundle import Bundle
-from ndsc.codec.errors import BundleError, GeometryError, PayloadCorruptError
+from ndsc.codec.errors import BundleError, GeometryError, PayloadCorruptError, RateLevelError
 from ndsc.codec.frames import Frame, check_frame, pad, to_float, to_uint8
 from ndsc.codec.runtime import DecoderSession, EncoderSession, RuntimeOptions
 
@@ -25,10 +25,11 @@ _DEFAULT_OPTIONS: Final = RuntimeOptions()
 
 @dataclass(frozen=True, eq=False)
 class Indices:
-    """One frame's indices, out of its payload and checked. Made by `FrameDecoder.unpack`."""
+    """One frame's indices: made by `FrameEncoder.analyze`, or out of a payload by `FrameDecoder.unpack`."""
 
     bitstream_id: bytes
     rate_level: int
+    """The level that the stages make up."""
     width: int
     """Pixels of the frame before padding."""
     height: int
@@ -37,7 +38,7 @@ class Indices:
 
 
 class FrameEncoder:
-    """Compresses frames, seeing nothing but the frame. `encode` may be called from several threads.
+    """Compresses frames, seeing nothing but the frame. Safe to call from several threads.
 
     Raises BundleError when the golden vectors do not come out or the graph cannot be loaded, ProviderError
     when the provider asked for is not there.
@@ -59,7 +60,14 @@ class FrameEncoder:
         Raises RateLevelError, and GeometryError for a frame of another kind or size than the bundle codes.
         """
         level = self.bundle.default_rate_level if rate_level is None else operator.index(rate_level)
-        stages = self.bundle.stages_sent(level)
+        self.bundle.stages_sent(level)
+        return self.pack(self.analyze(frame), level)
+
+    def analyze(self, frame: Frame) -> Indices:
+        """uint8 RGB [H, W, 3] → the indices of all stages that any rate level sends. The network runs here.
+
+        Raises GeometryError for a frame of another kind or size than the bundle codes.
+        """
         height, width = check_frame(frame).shape[:2]
         grid = self.bundle.geometry.grid(width, height)
         padded = to_float(pad(frame, self.bundle.geometry.stride))
@@ -70,11 +78,28 @@ class FrameEncoder:
                 f"encoder.onnx made {indices.dtype} {list(indices.shape)} for a frame of "
                 f"{width}x{height}; the bundle was exported wrongly"
             )
+        highest = self.bundle.rate_level_count - 1
+        stages = indices[0, : self.bundle.stages_sent(highest)]
+        return Indices(self.bundle.bitstream_id, highest, width, height, stages)
+
+    def pack(self, indices: Indices, rate_level: int) -> CompressedFrame:
+        """Indices → compressed frame at `rate_level`; one frame can be packed at several levels.
+
+        Raises RateLevelError for a level that the bundle lacks, or the indices, which were unpacked from a lower
+        one; BitstreamMismatchError for indices of another bitstream.
+        """
+        bitstream = self.bundle.bitstream
+        bitstream.check_id(indices.bitstream_id)
+        stages = bitstream.stages_sent(rate_level)
+        if len(indices.stages) < stages:
+            raise RateLevelError(
+                f"indices of rate level {indices.rate_level} do not suffice for {rate_level}; analyze the frame"
+            )
         try:
-            payload = encode_payload(indices[0, :stages], level, self.bundle.bitstream)
+            payload = encode_payload(indices.stages[:stages], rate_level, bitstream)
         except ValueError as error:
             raise BundleError(f"encoder.onnx does not fit the prior: {error}") from error
-        return CompressedFrame(self.bundle.bitstream_id, level, width, height, payload)
+        return CompressedFrame(bitstream.bitstream_id, rate_level, indices.width, indices.height, payload)
 
     def warm_up(self, width: int = 256, height: int = 128) -> None:
         """Encode one black frame of at most this size, so that the first real one is not slow."""

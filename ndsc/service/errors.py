@@ -63,39 +63,117 @@ NOT_READY: Final = types_pb2.ERROR_REASON_NOT_READY
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a reason is told to a caller."""
+    """How a reason is told to a caller, and what a person does about it."""
 
     code: grpc.StatusCode
     retryable: bool
     """Whether the same request may succeed later, unchanged."""
+    advice: str
+    """What to do, in one line."""
 
+
+_Code = grpc.StatusCode
 
 OUTCOMES: Final[dict[ErrorReason, Outcome]] = {
-    types_pb2.ERROR_REASON_UNSPECIFIED: Outcome(grpc.StatusCode.UNKNOWN, False),
-    FIELD_INVALID: Outcome(grpc.StatusCode.INVALID_ARGUMENT, False),
-    SESSION_STATE: Outcome(grpc.StatusCode.FAILED_PRECONDITION, False),
-    BITSTREAM_UNKNOWN: Outcome(grpc.StatusCode.FAILED_PRECONDITION, False),
-    GEOMETRY_UNSUPPORTED: Outcome(grpc.StatusCode.INVALID_ARGUMENT, False),
-    RATE_LEVEL_UNKNOWN: Outcome(grpc.StatusCode.INVALID_ARGUMENT, False),
-    DELIVERY_UNSUPPORTED: Outcome(grpc.StatusCode.FAILED_PRECONDITION, False),
-    SEQUENCE_NOT_INCREASING: Outcome(grpc.StatusCode.INVALID_ARGUMENT, False),
-    CREDIT_EXCEEDED: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, False),
-    PAYLOAD_SIZE: Outcome(grpc.StatusCode.DATA_LOSS, False),
-    PAYLOAD_CORRUPT: Outcome(grpc.StatusCode.DATA_LOSS, False),
-    IMAGE_INVALID: Outcome(grpc.StatusCode.INVALID_ARGUMENT, False),
-    SIDE_INFORMATION_GEOMETRY: Outcome(grpc.StatusCode.INVALID_ARGUMENT, False),
-    SIDE_INFORMATION_NOT_FOUND: Outcome(grpc.StatusCode.NOT_FOUND, True),
-    SESSION_SUPERSEDED: Outcome(grpc.StatusCode.ABORTED, False),
-    SESSION_LIMIT: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, True),
-    DRAINING: Outcome(grpc.StatusCode.UNAVAILABLE, True),
-    STREAM_UNKNOWN: Outcome(grpc.StatusCode.NOT_FOUND, True),
-    DECODER_FAILED: Outcome(grpc.StatusCode.INTERNAL, False),
-    PEER_SILENT: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, True),
-    OVERLOADED: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, True),
-    UNAUTHENTICATED: Outcome(grpc.StatusCode.UNAUTHENTICATED, False),
-    PERMISSION_DENIED: Outcome(grpc.StatusCode.PERMISSION_DENIED, False),
-    STORE_FULL: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, True),
-    NOT_READY: Outcome(grpc.StatusCode.UNAVAILABLE, True),
+    types_pb2.ERROR_REASON_UNSPECIFIED: Outcome(
+        _Code.UNKNOWN, False, "Run one release at both ends; this one never sends it."
+    ),
+    FIELD_INVALID: Outcome(_Code.INVALID_ARGUMENT, False, "Correct the field that the message names."),
+    SESSION_STATE: Outcome(
+        _Code.FAILED_PRECONDITION,
+        False,
+        "Send `open` once, as the first message; behind a slow link, raise `--handshake-timeout-s`.",
+    ),
+    BITSTREAM_UNKNOWN: Outcome(
+        _Code.FAILED_PRECONDITION,
+        False,
+        "Start the node with `--fetch-bundle` or a bundle that is served, or serve the node's with `--bundle`.",
+    ),
+    GEOMETRY_UNSUPPORTED: Outcome(
+        _Code.INVALID_ARGUMENT,
+        False,
+        "Send smaller frames, or raise the decoder's `--max-pixels` up to what its bundle codes.",
+    ),
+    RATE_LEVEL_UNKNOWN: Outcome(
+        _Code.INVALID_ARGUMENT, False, "Ask for one of the bundle's levels; ListBundles says how many it has."
+    ),
+    DELIVERY_UNSUPPORTED: Outcome(
+        _Code.FAILED_PRECONDITION,
+        False,
+        "Start the decoder with `--archive`, or the node with `--delivery live`.",
+    ),
+    SEQUENCE_NOT_INCREASING: Outcome(
+        _Code.INVALID_ARGUMENT,
+        False,
+        "Number frames upwards from where `opened` says; a node that does not has a fault.",
+    ),
+    CREDIT_EXCEEDED: Outcome(
+        _Code.RESOURCE_EXHAUSTED,
+        False,
+        "Send no more frames than the last credit allows; a node that does has a fault.",
+    ),
+    PAYLOAD_SIZE: Outcome(
+        _Code.DATA_LOSS,
+        False,
+        "Get the frame again; these bytes never decode. Look for what cut or padded them.",
+    ),
+    PAYLOAD_CORRUPT: Outcome(
+        _Code.DATA_LOSS,
+        False,
+        "Get the frame again; these bytes never decode. If it goes on, test memory and disks.",
+    ),
+    IMAGE_INVALID: Outcome(
+        _Code.INVALID_ARGUMENT, False, "Send a JPEG, PNG or raw image of the size and format that it states."
+    ),
+    SIDE_INFORMATION_GEOMETRY: Outcome(
+        _Code.INVALID_ARGUMENT, False, "Scale the side image to the frame's size."
+    ),
+    SIDE_INFORMATION_NOT_FOUND: Outcome(
+        _Code.NOT_FOUND,
+        True,
+        "Check that the side camera streams and that its clock agrees, or raise `--pair-tolerance-ms`.",
+    ),
+    SESSION_SUPERSEDED: Outcome(
+        _Code.ABORTED, False, "Give each node a `--camera` name of its own: two stream under one."
+    ),
+    SESSION_LIMIT: Outcome(
+        _Code.RESOURCE_EXHAUSTED, True, "Try again when others have left, or raise `--max-sessions`."
+    ),
+    DRAINING: Outcome(
+        _Code.UNAVAILABLE, True, "Come back after the time in RetryInfo; nodes do so by themselves."
+    ),
+    STREAM_UNKNOWN: Outcome(
+        _Code.NOT_FOUND,
+        True,
+        "Start that camera, or check the names of rig and camera; ListStreams shows those known.",
+    ),
+    DECODER_FAILED: Outcome(
+        _Code.INTERNAL, False, "Read the decoder's log: its bundle or its execution provider is at fault."
+    ),
+    PEER_SILENT: Outcome(
+        _Code.DEADLINE_EXCEEDED,
+        True,
+        "Open another call; check the link, or raise `--heartbeat-interval-ms` where it stalls for long.",
+    ),
+    OVERLOADED: Outcome(
+        _Code.RESOURCE_EXHAUSTED, True, "Try again a little later, or raise `--max-decodes`."
+    ),
+    UNAUTHENTICATED: Outcome(
+        _Code.UNAUTHENTICATED,
+        False,
+        "Show a certificate (`ndsc certificates`) or a token (`ndsc token`) that the decoder's keys vouch for.",
+    ),
+    PERMISSION_DENIED: Outcome(
+        _Code.PERMISSION_DENIED, False, "Use a certificate or token made for this rig, role and name."
+    ),
+    STORE_FULL: Outcome(
+        _Code.RESOURCE_EXHAUSTED,
+        True,
+        "Make room on the decoder's disk, or raise `--archive-capacity-mbytes`; the node keeps its frames.",
+    ),
+    NOT_READY: Outcome(
+        _Code.UNAVAILABLE, True, "Wait until health says SERVING; if it does not, the decoder's log says why."
+    ),
 }
 
 
@@ -198,6 +276,12 @@ def describe(error: grpc.RpcError) -> tuple[grpc.StatusCode, str | None, str]:
     return code, None if info is None else info.reason, message
 
 
+def is_retryable(error: grpc.RpcError) -> bool:
+    """Whether the service said that the same request may succeed later, unchanged."""
+    info = _error_info(_parts(error)[2])
+    return info is not None and info.metadata.get("retryable") == "true"
+
+
 def service_error(error: grpc.RpcError, address: str) -> ServiceError:
     """A failed call → the error a client raises; `address` is where it was sent."""
     code, message, status = _parts(error)
@@ -211,10 +295,11 @@ def service_error(error: grpc.RpcError, address: str) -> ServiceError:
     return ServiceError(f"{address} answered {code.name}: {message}", reason=code.name, retryable=False)
 
 
-def unreachable(address: str) -> UnreachableError:
-    """The error for an address where no service answers."""
+def unreachable(address: str, diagnosis: str | None = None) -> UnreachableError:
+    """The error for an address where no service answers; `diagnosis` says why, when that is known."""
     return UnreachableError(
-        f"no service answers at {address}: start it with `ndsc serve decoder` or "
+        diagnosis
+        or f"no service answers at {address}: start it with `ndsc serve decoder` or "
         f"`ndsc serve encoder`, or check the address"
     )
 

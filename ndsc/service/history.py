@@ -27,6 +27,11 @@ class History:
             except OSError as error:
                 raise OutputError(f"cannot append to {path}: {error.strerror}") from error
 
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a file: what is costly to find out need not be, without one."""
+        return self._descriptor is not None
+
     def bind(self, **facts: Any) -> Self:
         """The same file, with further facts in every line."""
         other = type(self)(None, **self._facts, **facts)

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from ndsc.codec.errors import NdscError
+from ndsc.service.tls import CertificateFiles, certificate_files
 
 
 def _split(value: object) -> object:
@@ -132,13 +133,29 @@ class ServiceSettings(BaseSettings):
         return listen
 
     @model_validator(mode="after")
+    def _check_tls(self) -> ServiceSettings:
+        missing = [
+            f"--{name.replace('_', '-')}"
+            for name in ("tls_ca", "tls_certificate", "tls_key")
+            if getattr(self, name) is None
+        ]
+        if 0 < len(missing) < 3:
+            raise ValueError(f"{missing[0][2:]}: TLS needs {' and '.join(missing)} as well")
+        return self
+
+    @model_validator(mode="after")
     def _check_plaintext(self) -> ServiceSettings:
-        if not is_loopback(self.listen) and not self.allow_plaintext_beyond_loopback:
+        if self.tls_ca is None and not is_loopback(self.listen) and not self.allow_plaintext_beyond_loopback:
             raise ValueError(
-                f"listen: {self.listen} can be reached from other machines and traffic is not encrypted; add "
-                f"--allow-plaintext-beyond-loopback if the network is trusted, or listen at 127.0.0.1"
+                f"listen: {self.listen} can be reached from other machines and traffic is not encrypted; give "
+                f"--tls-ca, --tls-certificate and --tls-key, or add --allow-plaintext-beyond-loopback if the "
+                f"network is trusted, or listen at 127.0.0.1"
             )
         return self
+
+    def certificate_files(self) -> CertificateFiles | None:
+        """Where this service's keys are; None: plaintext."""
+        return certificate_files(self.tls_ca, self.tls_certificate, self.tls_key)
 
     @classmethod
     def settings_customise_sources(

@@ -112,8 +112,9 @@ def test_a_bad_setting_is_one_line() -> None:
         (["--listen", "50051"], "listen: '50051' is not an address such as 127.0.0.1:50051 or [::1]:50051"),
         (
             ["--listen", "0.0.0.0:0"],
-            "listen: 0.0.0.0:0 can be reached from other machines and traffic is not encrypted; add "
-            "--allow-plaintext-beyond-loopback if the network is trusted, or listen at 127.0.0.1",
+            "listen: 0.0.0.0:0 can be reached from other machines and traffic is not encrypted; give --tls-ca, "
+            "--tls-certificate and --tls-key, or add --allow-plaintext-beyond-loopback if the network is "
+            "trusted, or listen at 127.0.0.1",
         ),
     ],
 )

@@ -853,8 +853,8 @@ def test_flags_come_before_environment_before_file(tmp_path: Path, monkeypatch: 
         (["--source", "x", "--limit", "0"], "limit: "),
         (
             ["--source", "x", "--decoder", "decoder.example:50051"],
-            "decoder: decoder.example:50051 is another machine and traffic is not encrypted; add "
-            "--allow-plaintext-beyond-loopback",
+            "decoder: decoder.example:50051 is another machine and traffic is not encrypted; give --tls-ca, "
+            "--tls-certificate and --tls-key, or add --allow-plaintext-beyond-loopback",
         ),
     ],
 )

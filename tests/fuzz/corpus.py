@@ -29,9 +29,9 @@ from ndsc.codec.bitstream import (
 from ndsc.codec.bundle import BitstreamFacts
 from ndsc.codec.frames import Geometry, Grid
 from ndsc.codec.prior import StaticPrior
-from tests.conftest import CODEBOOK_SIZES, RATE_LEVELS, STRIDE
 from tests.fuzz.mutants import HEADER_BYTES, sealed
 from tests.fuzz.sound import Indices
+from tests.tiny_bundle import CODEBOOK_SIZES, RATE_LEVELS, STRIDE
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 INDEX: Final = CORPUS / "index.json"

@@ -26,7 +26,7 @@ def decoder(tiny_bundle: Bundle) -> FrameDecoder:
 
 def test_the_corpus_is_of_the_tiny_bundle(tiny_bundle: Bundle) -> None:
     assert corpus.tiny_bitstream().bitstream_id == tiny_bundle.bitstream_id, (
-        "tests.fuzz.corpus.tiny_bitstream is not that of tests.conftest.tiny_parts; make them alike"
+        "tests.fuzz.corpus.tiny_bitstream is not that of tests.tiny_bundle.parts; make them alike"
     )
     assert ON_DISK.index.bitstream_id == tiny_bundle.bitstream_id.hex(), STALE
 

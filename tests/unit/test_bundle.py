@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ndsc.codec import bundle as bundle_module
 from ndsc.codec.bundle import Bundle, canonical_json, default_bundle_path, write_bundle
+from ndsc.codec.codec import FrameDecoder
 from ndsc.codec.errors import BundleError, OutputError, RateLevelError
 from ndsc.codec.frames import Geometry
 from ndsc.codec.golden import Golden
@@ -365,3 +366,32 @@ def test_default_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bu
     assert default_bundle_path() == package / "models" / "default"
     monkeypatch.setenv("NDSC_BUNDLE", "elsewhere.zip")
     assert default_bundle_path() == Path("elsewhere.zip")
+
+
+@pytest.mark.parametrize("zip_it", [False, True])
+def test_a_node_needs_no_decoder(tiny_bundle: Bundle, copy: Path, tmp_path: Path, zip_it: bool) -> None:
+    """Everything else is read and verified as ever; what decodes says what is missing."""
+    (copy / "decoder.onnx").unlink()
+    path = zipped(copy, tmp_path / "encoder.zip") if zip_it else copy
+    loaded = Bundle.load(path, "encoder")
+    assert (loaded.bundle_id, loaded.bitstream_id) == (tiny_bundle.bundle_id, tiny_bundle.bitstream_id)
+    assert set(loaded.files) == set(FILES) - {"decoder.onnx"}
+    with pytest.raises(BundleError, match="loaded without its decoder"):
+        FrameDecoder(loaded)
+    with pytest.raises(BundleError, match=r"decoder\.onnx"):
+        Bundle.load(path)
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"decoder.onnx", "manifest.json"}))
+def test_what_a_node_needs_is_verified(copy: Path, name: str) -> None:
+    path = copy / name
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(BundleError, match=rf"{name} is not the file the manifest lists"):
+        Bundle.load(copy, "encoder")
+
+
+def test_a_manifest_that_lists_itself_never_fits(tiny_bundle: Bundle, copy: Path) -> None:
+    itself = {"sha256": hashlib.sha256(tiny_bundle.files["manifest.json"]).hexdigest(), "bytes": 1000}
+    edit_manifest(copy, lambda content: content["files"].update({"manifest.json": itself}))
+    with pytest.raises(BundleError, match=r"manifest\.json is not the file the manifest lists"):
+        Bundle.load(copy)

@@ -143,6 +143,30 @@ def test_unknown_rate_levels(
         decoder.unpack(dataclasses.replace(encoder.encode(noise_frame), rate_level=level))
 
 
+def test_one_analysis_packs_at_every_level(
+    encoder: FrameEncoder, decoder: FrameDecoder, noise_frame: Frame
+) -> None:
+    analyzed = encoder.analyze(noise_frame)
+    for level in range(3):
+        compressed = encoder.encode(noise_frame, level)
+        assert encoder.pack(analyzed, level) == compressed
+        np.testing.assert_array_equal(decoder.unpack(compressed).stages, analyzed.stages[: level + 1])
+    np.testing.assert_array_equal(
+        decoder.decode_batch([analyzed], [None])[0], decoder.decode(encoder.encode(noise_frame, 2))
+    )
+
+
+def test_a_frame_is_packed_anew_at_lower_levels_only(
+    encoder: FrameEncoder, decoder: FrameDecoder, noise_frame: Frame
+) -> None:
+    unpacked = decoder.unpack(encoder.encode(noise_frame, 1))
+    assert encoder.pack(unpacked, 0) == encoder.encode(noise_frame, 0)
+    with pytest.raises(RateLevelError, match="level 1 do not suffice for 2"):
+        encoder.pack(unpacked, 2)
+    with pytest.raises(BitstreamMismatchError):
+        encoder.pack(dataclasses.replace(unpacked, bitstream_id=bytes(16)), 0)
+
+
 def test_side_information_of_another_size_or_kind(
     encoder: FrameEncoder, decoder: FrameDecoder, noise_frame: Frame
 ) -> None:

@@ -17,6 +17,7 @@ from ndsc.service.settings import (
     service_config,
     split_address,
 )
+from ndsc.service.tls import CertificateFiles
 
 
 class Example(ServiceSettings):
@@ -92,9 +93,13 @@ def test_settings_do_not_change() -> None:
             ["--listen", "camera.example:5"],
             [
                 "listen: camera.example:5 can be reached from other machines and traffic is not encrypted; "
-                "add --allow-plaintext-beyond-loopback if the network is trusted, or listen at 127.0.0.1"
+                "give --tls-ca, --tls-certificate and --tls-key, or add --allow-plaintext-beyond-loopback if "
+                "the network is trusted, or listen at 127.0.0.1"
             ],
         ),
+        (["--tls-ca", "x"], ["tls-certificate: TLS needs --tls-certificate and --tls-key as well"]),
+        (["--tls-ca", "x", "--tls-key", "y"], ["tls-certificate: TLS needs --tls-certificate as well"]),
+        (["--tls-certificate", "x", "--tls-key", "y"], ["tls-ca: TLS needs --tls-ca as well"]),
     ],
 )
 def test_what_is_wrong_is_a_line_each(
@@ -123,6 +128,51 @@ def test_a_wrong_file(text: str, line: str, config: Path, capsys: pytest.Capture
 def test_a_trusted_network() -> None:
     settings = load_settings(Example, ["--listen", "0.0.0.0:5", "--allow-plaintext-beyond-loopback"])
     assert settings.listen == "0.0.0.0:5"
+
+
+TLS = ["--tls-ca", "ca.pem", "--tls-certificate", "certificate.pem", "--tls-key", "key.pem"]
+FILES = CertificateFiles(Path("ca.pem"), Path("certificate.pem"), Path("key.pem"))
+
+
+def test_encryption_opens_to_other_machines() -> None:
+    settings = load_settings(Example, ["--listen", "0.0.0.0:5", *TLS])
+    assert settings.certificate_files() == FILES
+    assert load_settings(Example, []).certificate_files() is None
+    node = load_settings(EncoderSettings, ["--source", "x", "--decoder", "decoder.example:50051", *TLS])
+    assert node.certificate_files() == FILES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--listen-clients", "127.0.0.1:0", "--token-key", "public.pem"],
+            "listen-clients: tokens are taken over TLS alone; give --tls-ca, --tls-certificate and --tls-key",
+        ),
+        (
+            ["--listen-clients", "127.0.0.1:0", *TLS],
+            "token-key: clients at --listen-clients show tokens; give the public key of `ndsc token keys`",
+        ),
+        (
+            ["--token-key", "public.pem", *TLS],
+            "listen-clients: tokens are taken at an address of their own; give --listen-clients",
+        ),
+        (
+            ["--listen-clients", "50052", "--token-key", "public.pem", *TLS],
+            "listen-clients: '50052' is not an address such as 127.0.0.1:50051 or [::1]:50051",
+        ),
+    ],
+)
+def test_tokens_need_an_address_and_a_key(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load_settings(DecoderSettings, arguments)
+    assert capsys.readouterr().err == f"error: {line}\n"
+    legal = load_settings(
+        DecoderSettings, ["--listen-clients", "127.0.0.1:0", "--token-key", "public.pem", *TLS]
+    )
+    assert legal.token_key == Path("public.pem")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""Codes captured frames in a thread, at the levels that the rate controller chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from encoder_service.account import Account
+from encoder_service.frames import Captured, Coded
+from encoder_service.rate_control import RateController
+from encoder_service.role import Role
+
+
+class Coder:
+    """The coding half of a node; the sending half tells `rate` what became of the bytes."""
+
+    def __init__(self, role: Role, rate: RateController, account: Account, *, epoch_us: int) -> None:
+        """`epoch_us`: no frame was captured before this."""
+        self.rate = rate
+        self.epoch_us = epoch_us
+        self._role = role
+        self._account = account
+        self._last_ordinal = 0
+
+    @property
+    def opening(self) -> bytes:
+        """What frames coded now are sent under."""
+        return self._role.opening
+
+    async def code(self, captured: Captured) -> Coded | None:
+        """Code one frame; None: it is left out to hold the rate."""
+        missed = captured.ordinal - self._last_ordinal - 1
+        self._last_ordinal = captured.ordinal
+        level = self.rate.choose(time.monotonic(), captured.frame.capture_time_us / 1e6, missed=missed)
+        if level is None:
+            return None
+        start_s = time.perf_counter()
+        coded = await asyncio.to_thread(
+            self._role.code, captured.frame, min(level, self._role.rate_levels - 1)
+        )
+        self._account.code(time.perf_counter() - start_s)
+        self.rate.coded(level, len(coded.data) + MESSAGE_BYTES)
+        return coded
+
+
+MESSAGE_BYTES = 12
+"""What a Frame message has around its payload, give or take; the contract holds it to 16."""

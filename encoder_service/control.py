@@ -1,0 +1,93 @@
+"""Shows how a running node is, and sets its rate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc.aio
+
+from encoder_service.node import Node
+from encoder_service.rate_control import FixedLevel, FollowLink, Rate, TargetRate
+from encoder_service.settings import EncoderSettings
+from ndsc.service.authority import Authority
+from ndsc.service.errors import FIELD_INVALID, NOT_READY, RefusedError, abort
+from ndsc.v1 import node_pb2, types_pb2
+from ndsc.v1.node_pb2 import GetNodeRequest, GetNodeResponse, SetRateRequest, SetRateResponse
+from ndsc.v1.node_pb2_grpc import NodeServiceServicer
+
+_DELIVERIES = {"live": types_pb2.DELIVERY_LIVE, "archive": types_pb2.DELIVERY_ARCHIVE}
+
+
+class NodeServicer(NodeServiceServicer):
+    """GetNode and SetRate."""
+
+    def __init__(self, settings: EncoderSettings, node: Node, authority: Authority) -> None:
+        self._settings = settings
+        self._node = node
+        self._authority = authority
+
+    async def GetNode(  # noqa: N802
+        self, request: GetNodeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> GetNodeResponse:
+        """See the contract."""
+        try:
+            self._authority.check(context, role="client", rig=self._settings.rig)
+        except RefusedError as error:
+            await abort(context, error.reason, str(error))
+        node, account, rate = self._node, self._node.account, self._node.rate
+        return GetNodeResponse(
+            rig=self._settings.rig,
+            camera=self._settings.camera,
+            session_id=node.session_id,
+            delivery=_DELIVERIES[self._settings.delivery],
+            connected=node.connected,
+            captured=account.captured,
+            sent=account.sent,
+            acknowledged=account.acked,
+            failed=account.failed,
+            dropped=account.dropped,
+            unknown=account.unknown,
+            waiting=node.waiting,
+            rate=None if rate is None else _to_message(rate.rate),
+            sent_kbps=0.0 if rate is None else rate.sent_kbps(time.monotonic()),
+        )
+
+    async def SetRate(  # noqa: N802
+        self, request: SetRateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> SetRateResponse:
+        """See the contract."""
+        try:
+            self._authority.check(context, role="client", rig=self._settings.rig)
+            if self._node.rate is None:
+                raise RefusedError(NOT_READY, "the node is starting; try again when it is healthy")
+            try:
+                self._node.rate.rate = _from_message(request.rate)
+            except ValueError as error:
+                raise RefusedError(FIELD_INVALID, str(error)) from error
+        except RefusedError as error:
+            await abort(context, error.reason, str(error))
+        return SetRateResponse()
+
+
+def _to_message(rate: Rate) -> node_pb2.Rate:
+    match rate:
+        case FixedLevel(level):
+            return node_pb2.Rate(rate_level=level)
+        case TargetRate(kbps):
+            return node_pb2.Rate(target_kbps=kbps)
+        case FollowLink():
+            return node_pb2.Rate(follow_link=node_pb2.FollowLink())
+
+
+def _from_message(message: node_pb2.Rate) -> Rate:
+    """Raises ValueError when none is stated."""
+    match message.WhichOneof("kind"):
+        case "rate_level":
+            return FixedLevel(message.rate_level)
+        case "target_kbps":
+            return TargetRate(message.target_kbps)
+        case "follow_link":
+            return FollowLink()
+        case _:
+            raise ValueError("rate must be a rate_level, a target_kbps or follow_link")

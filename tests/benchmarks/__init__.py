@@ -1,0 +1,1 @@
+"""What the services take: `python -m tests.benchmarks.NAME` for load, freshness, overhead and rate."""

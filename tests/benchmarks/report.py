@@ -1,0 +1,64 @@
+"""What a benchmark leaves: figures with their spread, and what they were measured on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ndsc.codec.files import write_whole
+from tests.exactness import machine
+
+
+def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with what all benchmarks have in common."""
+    parser = argparse.ArgumentParser(f"python -m tests.benchmarks.{name}", description=description)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path(f"out/benchmarks/{name}.json"), help="JSON to write"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="how often to measure each figure")
+    return parser
+
+
+def spread(values: Iterable[float], digits: int = 3) -> dict[str, float]:
+    """Median, least and most."""
+    ordered = sorted(values)
+    return {
+        "median": round(median(ordered), digits),
+        "least": round(ordered[0], digits),
+        "most": round(ordered[-1], digits),
+    }
+
+
+def spreads(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The spread of each figure over several runs."""
+    return {name: spread(run[name] for run in runs) for name in runs[0]}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all values does not exceed; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def write_report(path: Path, figures: dict[str, Any]) -> None:
+    """Figures as JSON, with the machine, its load before, and the command. Raises OutputError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {
+        "command": " ".join(["python", "-m", *_module(), *sys.argv[1:]]),
+        "machine": machine.facts(),
+        "load_average_1_5_15_min": [round(load, 2) for load in os.getloadavg()],
+        **figures,
+    }
+    write_whole(path, json.dumps(report, indent=2).encode() + b"\n")
+    print(f"wrote {path}")
+
+
+def _module() -> list[str]:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return [spec.name] if spec is not None else []

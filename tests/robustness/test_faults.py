@@ -1,0 +1,120 @@
+"""The tools that faults are made of, each by itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from tests.robustness.clocks import SteppedClock
+from tests.robustness.disks import small_disk
+from tests.robustness.netns import SERVER_ADDRESS, UnavailableError, check_available, linked_hosts, run
+from tests.robustness.processes import ProcessError, Service
+
+_TICKS = """
+import threading, time
+def offset():
+    return time.time() - time.monotonic()
+start = offset()
+print("ready {}", flush=True)
+while abs(offset() - start) < 4:
+    threading.Event().wait(0.05)
+print('stepped {"by": %r}' % (offset() - start), flush=True)
+"""
+
+
+def _needs_root() -> None:
+    try:
+        check_available()
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("offset_s", [5.0, -5.0])
+async def test_clock_steps(tmp_path: Path, offset_s: float) -> None:
+    clock = SteppedClock(tmp_path / "clock")
+    (tmp_path / "clock" / "ticks.py").write_text(_TICKS)
+    service = Service("ticks", [], tmp_path / "ticks.log", environment=clock.environment)
+    await service.start()
+    await service.wait_for("ready", 10)
+    clock.step_to(offset_s)
+    stepped = await service.wait_for("stepped", 10)
+    assert stepped["by"] == pytest.approx(offset_s, abs=0.2)
+    assert await service.wait(5) == 0
+
+
+async def test_service_is_killed_and_started_again(tmp_path: Path) -> None:
+    (tmp_path / "idle.py").write_text('import time\nprint("ready {}", flush=True)\ntime.sleep(60)\n')
+    service = Service("idle", [], tmp_path / "idle.log", environment={"PYTHONPATH": str(tmp_path)})
+    await service.start()
+    await service.wait_for("ready", 10)
+    first = service.pid
+    await service.kill()
+    with pytest.raises(ProcessError, match="ended with -9"):
+        await service.wait_for("done", 1)
+    await service.start()
+    await service.wait_for("ready", 10)
+    service.freeze()
+    await service.stop()
+    assert service.returncode == -15
+    assert service.killed == {first}
+
+
+async def test_disk_fills_and_grows(tmp_path: Path) -> None:
+    _needs_root()
+    async with small_disk(tmp_path, 64) as disk:
+        file = disk.path / "file"
+        with pytest.raises(OSError, match="No space"):
+            file.write_bytes(bytes(100_000))
+        await disk.resize(1024)
+        file.write_bytes(bytes(100_000))
+        assert disk.free_bytes() > 0
+    assert not file.exists()
+
+
+_RECEIVE = f"""
+import socket
+listener = socket.create_server(("{SERVER_ADDRESS}", 5000))
+print("ready {{}}", flush=True)
+for _ in range(3):
+    connection, _ = listener.accept()
+    while connection.recv(1 << 16):
+        pass
+    connection.close()
+"""
+_SEND = f"""
+import socket
+connection = socket.create_connection(("{SERVER_ADDRESS}", 5000), 5)
+connection.sendall(bytes(20_000))
+connection.shutdown(socket.SHUT_WR)
+connection.recv(1)
+"""
+
+
+async def test_link_is_slow_and_loses(tmp_path: Path) -> None:
+    _needs_root()
+    (tmp_path / "receive.py").write_text(_RECEIVE)
+
+    async def transfer_s() -> float:
+        started = monotonic()
+        await run(*link.camera_prefix, sys.executable, "-c", _SEND)
+        return monotonic() - started
+
+    async with linked_hosts() as link:
+        environment = {"PYTHONPATH": str(tmp_path)}
+        receiver = Service(
+            "receive", [], tmp_path / "log", prefix=link.server_prefix, environment=environment
+        )
+        await receiver.start()
+        await receiver.wait_for("ready", 10)
+        assert await transfer_s() < 1
+        await link.limit(100)
+        assert 1.2 < await transfer_s() < 10, "16 of 20 kB at 100 kbit/s; 4 go in a burst"
+        await link.mend()
+        await link.lose(30)
+        await transfer_s()
+        assert await link.lost() > 0
+        assert await receiver.wait(5) == 0
+    assert link.server not in await run("ip", "netns", "list")
