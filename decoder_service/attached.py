@@ -66,6 +66,11 @@ class AttachedSource:
 
         threading.Thread(target=read, name=f"source-{self.account.key.camera}", daemon=True).start()
 
+    @property
+    def frames_in_flight(self) -> int:
+        """None: there is no node to wait for acknowledgements."""
+        return 0
+
     def end(self, error: RefusedError) -> None:
         """Stop reading."""
         self._source.close()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from decoder_service.archive import AsyncArchive, FrameRow, SideRow, StoredFrame, StoredSession
+from decoder_service.archive import AsyncArchive, FrameRow, SideRow, StoredFrame, StoredSession, Usage
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.outputs import Picture
 from decoder_service.pictures import Job, PairingTerms, PictureMaker
@@ -27,7 +27,7 @@ from ndsc.v1.frame_stream_pb2 import Frame, Open
 
 _READ_AHEAD: Final = 16
 _RETRY_S: Final = 1.0
-_EXPIRE_S: Final = 60.0
+_HOUSEKEEPING_S: Final = 5.0
 
 
 class Backlog:
@@ -59,13 +59,15 @@ class Backlog:
         self._running = False
         self._ending = False
         self._cameras: dict[StreamKey, _Camera] = {}
-        self._expiry: asyncio.Task[None] | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
         self._log: Any = structlog.get_logger(__name__)
+        self.usage = Usage(0, 0, 0, 0, 0)
+        """How full the archive was a few seconds ago."""
 
     async def start(self) -> None:
         """Begin with what earlier runs of the server left. Raises StoreError."""
         self._running = True
-        self._expiry = asyncio.create_task(self._expire())
+        self._housekeeping = asyncio.create_task(self._keep_house())
         for rig, camera in await self._archive.cameras_with_pending():
             self.wake(StreamKey(catalog_pb2.STREAM_KIND_CAMERA, rig, camera))
         for key in list(self._cameras):
@@ -78,17 +80,12 @@ class Backlog:
         if self._running and not self._ending and camera.task is None:
             camera.task = asyncio.create_task(self._decode_all(key, camera))
 
-    async def drain(self) -> None:
-        """Finish the frames under way; the rest waits for the next start."""
-        self._ending = True
-        await asyncio.gather(*(camera.task for camera in self._cameras.values() if camera.task is not None))
-
     async def close(self) -> None:
-        """Break off what is under way."""
+        """Break off what is under way; it waits, stored, for the next start."""
         self._ending = True
         tasks = [camera.task for camera in self._cameras.values() if camera.task is not None]
-        if self._expiry is not None:
-            tasks.append(self._expiry)
+        if self._housekeeping is not None:
+            tasks.append(self._housekeeping)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -212,15 +209,18 @@ class Backlog:
             self._registry.remember(account)
         return account
 
-    async def _expire(self) -> None:
+    async def _keep_house(self) -> None:
+        """Let go of what is past its time, and look at how full the archive is."""
+        warnings = RateLimitedLog(self._log)
         while True:
             try:
                 gone = await self._archive.expire()
                 if gone:
                     self._log.info("archive: expired", rows=gone)
+                self.usage = await self._archive.usage()
             except StoreError as error:
-                self._log.warning("archive: nothing expired", error=str(error))
-            await asyncio.sleep(_EXPIRE_S)
+                warnings.warning("archive: nothing expired", error=str(error))
+            await asyncio.sleep(_HOUSEKEEPING_S)
 
 
 @dataclass(eq=False)

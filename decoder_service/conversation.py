@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 import structlog
 
+from decoder_service.fields import check_sequence
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.streams import Account, StreamRegistry
 from ndsc.codec.errors import NdscError
@@ -164,6 +165,11 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
         """Let others have what `take` made, in the same step in which the frame is settled. Never waits."""
 
     @property
+    def frames_in_flight(self) -> int:
+        """Frames received and not acknowledged yet."""
+        return self._frames_in_flight
+
+    @property
     def ended(self) -> bool:
         """Whether the call has been broken off; it must settle nothing more."""
         return self._ended.done()
@@ -249,6 +255,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
                 raise RefusedError(FIELD_INVALID, "a message held neither frames nor a heartbeat")
             for frame in frames:
                 sequence = frame.sequence or last_sequence + 1
+                check_sequence(sequence)
                 if sequence <= last_sequence:
                     raise RefusedError(
                         SEQUENCE_NOT_INCREASING,

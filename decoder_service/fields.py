@@ -10,6 +10,7 @@ from ndsc.service.identity import is_name
 from ndsc.v1.types_pb2 import Clock
 
 MAX_STREAMS: Final = 8
+MAX_SEQUENCE: Final = 1 << 40
 SESSION_ID_BYTES: Final = 16
 BITSTREAM_ID_BYTES: Final = 16
 _MAX_FRAME_ID_CHARACTERS: Final = 256
@@ -36,6 +37,13 @@ def check_bitstream_id(bitstream_id: bytes) -> bytes:
     if len(bitstream_id) != BITSTREAM_ID_BYTES:
         raise RefusedError(FIELD_INVALID, f"bitstream_id must have 16 bytes, not {len(bitstream_id)}")
     return bitstream_id
+
+
+def check_sequence(sequence: int) -> int:
+    """`sequence` when a store can hold it: a camera of 100 Hz counts so far in 348 years."""
+    if not 0 <= sequence < MAX_SEQUENCE:
+        raise RefusedError(FIELD_INVALID, f"sequence {sequence} is beyond {MAX_SEQUENCE - 1}")
+    return sequence
 
 
 def check_clock(clock: Clock, frame_id: str) -> None:

@@ -213,7 +213,7 @@ class DecoderServer:
             await self._registry.drain()
             await self._decode.idle()
             if self._backlog is not None:
-                await self._backlog.drain()
+                await self._backlog.close()
             await self._hub.drain()
         finally:
             self._registry.end_all()
@@ -290,6 +290,11 @@ class DecoderServer:
         watch("subscribers", lambda: self._hub.subscribers)
         watch("side_information_frames", lambda: self.store.frames)
         watch("side_information_bytes", lambda: self.store.held_bytes)
+        watch("credit_used_frames", lambda: self._registry.frames_in_flight)
+        backlog = self._backlog
+        if backlog is not None:
+            watch("archive_waiting_frames", lambda: backlog.usage.waiting_frames)
+            watch("archive_bytes", lambda: backlog.usage.used_bytes)
         watch("serving", lambda: float(self.serving))
 
 

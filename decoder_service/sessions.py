@@ -21,6 +21,7 @@ from decoder_service.fields import (
     check_bitstream_id,
     check_clock,
     check_name,
+    check_sequence,
     check_session_id,
     check_streams,
 )
@@ -269,7 +270,7 @@ class FrameStreamServicer(FrameStreamServiceServicer):
         account, resumed = await self._account(request)
         account.streams = streams
         account.clock = request.clock
-        account.done_sequence = max(account.done_sequence, request.next_sequence - 1)
+        account.done_sequence = max(account.done_sequence, check_sequence(request.next_sequence) - 1)
         return account, _Call(request, decoder, resumed)
 
     def _stores(self) -> tuple[AsyncArchive, Backlog]:

@@ -11,7 +11,7 @@ import grpc.aio
 from decoder_service.archive import AsyncArchive, SideRow, StoreFullError
 from decoder_service.conversation import Arrived, Conversation, Terms, first_message
 from decoder_service.decoding import Workers
-from decoder_service.fields import check_clock, check_name, check_session_id
+from decoder_service.fields import check_clock, check_name, check_sequence, check_session_id
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.side_information import SideFrame, SideInformationStore
 from decoder_service.streams import Account, StreamKey, StreamRegistry
@@ -211,5 +211,5 @@ class SideInformationServicer(SideInformationServiceServicer):
                 FIELD_INVALID,
                 "a session keeps its geometry and delivery; open a session with another session_id",
             )
-        account.done_sequence = max(account.done_sequence, request.next_sequence - 1)
+        account.done_sequence = max(account.done_sequence, check_sequence(request.next_sequence) - 1)
         return account, resumed

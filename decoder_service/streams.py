@@ -68,6 +68,10 @@ class Account:
 class Peer(Protocol):
     """The server's end of an open stream."""
 
+    @property
+    def frames_in_flight(self) -> int:
+        """Frames received and not acknowledged yet."""
+
     def end(self, error: RefusedError) -> None:
         """Break the stream off, with this error."""
 
@@ -138,6 +142,11 @@ class StreamRegistry:
     def serves_as_side_information(self, rig: str, camera: str) -> bool:
         """Whether a session, open or not, names this camera's frames as its side information."""
         return any(a.key.rig == rig and camera in a.streams for a in self._accounts.values())
+
+    @property
+    def frames_in_flight(self) -> int:
+        """Frames of all open streams that are not acknowledged yet."""
+        return sum(entry.peer.frames_in_flight for entry in self._open.values())
 
     def open_streams(self, kind: StreamKind) -> int:
         """Open streams of a kind."""

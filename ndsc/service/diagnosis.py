@@ -57,7 +57,7 @@ def _without_tls(address: str, connection: socket.socket) -> str | None:
 
 def _with_tls(address: str, connection: socket.socket, certificates: Certificates) -> str | None:
     files = certificates.files
-    context = ssl.create_default_context(cadata=certificates.ca_pem.decode("ascii"))
+    context = ssl.create_default_context(cafile=files.ca)
     context.set_alpn_protocols(["h2"])
     if files.certificate is not None:
         context.load_cert_chain(files.certificate, files.key)

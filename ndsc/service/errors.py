@@ -4,7 +4,9 @@ NdscError
 ├── RefusedError       a server refuses a request or a frame, for one of the table's reasons
 ├── ServiceError       a client was refused: `reason`, `retryable`
 │   └── UnreachableError   nothing answers at the address
-└── ListenError        the server cannot take its address
+├── ListenError        the server cannot take its address
+├── KeyFileError       a certificate, key or token file cannot be used (`watched.py`)
+└── IdentityError      no rig, role and name, or not legal ones (`identity.py`)
 """
 
 from __future__ import annotations

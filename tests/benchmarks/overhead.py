@@ -1,7 +1,7 @@
 """What a frame takes on the wire: `python -m tests.benchmarks.overhead`.
 
 One camera node, 256x128 at 10 frames/s, through a relay that counts the bytes of TCP towards the decoder: HTTP/2
-and, where it is on, TLS are in, the headers of TCP and IP are not. What opening a connection takes stands by itself.
+and, where it is on, TLS are in, the headers of TCP and IP are not. Opening a connection stands by itself.
 """
 
 from __future__ import annotations

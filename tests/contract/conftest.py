@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from decoder_service import batching
 from decoder_service.server import DecoderServer
 from decoder_service.settings import DecoderSettings
 from ndsc.codec.bitstream import CompressedFrame
@@ -33,7 +34,7 @@ async def start_decoder(tiny_bundle_path: Path) -> AsyncIterator[StartDecoder]:
         async def start(*, warm: bool = True, **settings: Any) -> DecoderServer:
             values: dict[str, Any] = {"listen": "127.0.0.1:0", "bundle": (tiny_bundle_path,), "threads": 1}
             decoder = DecoderServer.load(DecoderSettings(**(values | settings)))
-            stack.callback(decoder.close)
+            stack.push_async_callback(decoder.close)
             await decoder.start()
             stack.push_async_callback(decoder.server.stop)
             if warm:
@@ -81,12 +82,14 @@ def compressed(tiny_encoder: FrameEncoder, picture: Frame) -> CompressedFrame:
 def held_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Decoding stands still until this event is set; it is set at the end of the test in any case."""
     go_on = threading.Event()
-    decode_batch = FrameDecoder.decode_batch
+    decode = batching._decode
 
-    def held(self: FrameDecoder, unpacked: list[Indices], side: list[Frame | None]) -> list[Frame]:
+    def held(
+        decoder: FrameDecoder, indices: list[Indices], side: list[Frame | None]
+    ) -> Sequence[Frame | Exception]:
         go_on.wait()
-        return decode_batch(self, unpacked, side)
+        return decode(decoder, indices, side)
 
-    monkeypatch.setattr(FrameDecoder, "decode_batch", held)
+    monkeypatch.setattr(batching, "_decode", held)
     yield go_on
     go_on.set()

@@ -111,6 +111,8 @@ class Node(Generic[RequestT, AnswerT]):
 class CameraNode(Node[StreamFramesRequest, StreamFramesResponse]):
     """A StreamFrames call."""
 
+    _offset_us = 0
+
     @classmethod
     def connect(cls, address: str) -> Self:
         channel = open_channel(address)
@@ -125,9 +127,11 @@ class CameraNode(Node[StreamFramesRequest, StreamFramesResponse]):
         self, sequence: int, frame: CompressedFrame, *, offset_us: int | None = None, dropped_before: int = 0
     ) -> None:
         """Send a frame; its capture time is EPOCH_US + 100 ms a sequence number unless said otherwise."""
+        offset_us = sequence * 100_000 if offset_us is None else offset_us
+        delta_us, self._offset_us = offset_us - self._offset_us, offset_us
         message = FrameMessage(
             sequence=sequence,
-            capture_offset_us=sequence * 100_000 if offset_us is None else offset_us,
+            capture_delta_us=delta_us,
             rate_level=frame.rate_level,
             payload=frame.payload,
             dropped_before=dropped_before,

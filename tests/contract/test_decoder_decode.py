@@ -209,7 +209,7 @@ async def test_a_message_beyond_the_limit_is_refused(decoder_address: str) -> No
 async def test_more_calls_than_the_server_takes(
     start_decoder: StartDecoder, compressed: CompressedFrame, held_decoder: threading.Event
 ) -> None:
-    address = address_of(await start_decoder(warm=False, max_decodes=2))
+    address = address_of(await start_decoder(max_decodes=2))
     request = DecodeRequest(frame=compressed_message(compressed))
     calls = asyncio.as_completed([decode(address, request) for _ in range(5)])
     for _ in range(3):  # at once, while the other two are under way

@@ -56,7 +56,7 @@ async def test_serving_only_after_the_warm_up(start_decoder: StartDecoder) -> No
 async def test_health_answers_while_decoding_is_slow(
     start_decoder: StartDecoder, compressed: CompressedFrame, held_decoder: threading.Event
 ) -> None:
-    address = address_of(await start_decoder(warm=False))
+    address = address_of(await start_decoder())
     async with open_channel(address) as channel, CameraNode.connect(address) as node:
         await node.open(camera_open(compressed))
         for sequence in (1, 2, 3, 4):
@@ -101,10 +101,10 @@ async def reflected(address: str) -> list[str]:
 
 
 async def test_reflection_lists_the_services(start_decoder: StartDecoder) -> None:
-    names = await reflected(address_of(await start_decoder(warm=False)))
+    names = await reflected(address_of(await start_decoder()))
     assert {*SERVICE_NAMES, "grpc.health.v1.Health"} <= set(names)
     with pytest.raises(grpc.aio.AioRpcError) as off:
-        await reflected(address_of(await start_decoder(warm=False, reflection=False)))
+        await reflected(address_of(await start_decoder(reflection=False)))
     assert off.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -135,16 +135,16 @@ async def test_listing(
 
 
 async def test_a_busy_port(start_decoder: StartDecoder) -> None:
-    address = address_of(await start_decoder(warm=False))
+    address = address_of(await start_decoder())
     with pytest.raises(ListenError, match=r"cannot listen at 127\.0\.0\.1:\d+: the port is taken"):
-        await start_decoder(warm=False, listen=address)
+        await start_decoder(listen=address)
 
 
 async def test_plaintext_beyond_loopback_is_warned_of(start_decoder: StartDecoder) -> None:
-    port = (await start_decoder(warm=False)).server.port
+    port = (await start_decoder()).server.port
     listen = f"0.0.0.0:{port}"  # taken, so that no other machine is ever served
     with capture_logs() as logs, pytest.raises(ListenError):
-        await start_decoder(warm=False, listen=listen, allow_plaintext_beyond_loopback=True)
+        await start_decoder(listen=listen, allow_plaintext_beyond_loopback=True)
     assert [(log["log_level"], log["listen"]) for log in logs] == [("warning", listen)]
 
 
@@ -161,7 +161,7 @@ async def test_a_missing_bundle(start_decoder: StartDecoder) -> None:
 async def test_drain_finishes_what_has_begun(
     start_decoder: StartDecoder, compressed: CompressedFrame, held_decoder: threading.Event
 ) -> None:
-    decoder = await start_decoder(warm=False)
+    decoder = await start_decoder()
     address = address_of(decoder)
     stop = asyncio.Event()
     async with CameraNode.connect(address) as node, open_channel(address) as channel:

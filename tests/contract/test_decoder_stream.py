@@ -13,12 +13,14 @@ import grpc
 import numpy as np
 import pytest
 
-from decoder_service.conversation import Conversation, Terms
+from decoder_service.conversation import Arrived, Conversation, Terms
+from decoder_service.metrics import DecoderMetrics
 from decoder_service.streams import Account, StreamKey, StreamRegistry
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.codec import FrameDecoder
 from ndsc.codec.frames import Frame, read_image
 from ndsc.service.errors import CREDIT_EXCEEDED, RefusedError
+from ndsc.service.history import History
 from ndsc.service.images import to_image
 from ndsc.service.timestamps import MAX_TIME_US, from_timestamp, to_timestamp
 from ndsc.v1 import catalog_pb2, types_pb2
@@ -65,7 +67,7 @@ async def test_frames_are_acknowledged_in_order(decoder_address: str, compressed
 async def test_frames_queued_at_half_close_are_finished(
     start_decoder: StartDecoder, compressed: CompressedFrame, held_decoder: threading.Event
 ) -> None:
-    address = address_of(await start_decoder(warm=False))
+    address = address_of(await start_decoder())
     async with CameraNode.connect(address) as node:
         await node.open(camera_open(compressed))
         for sequence in (1, 2, 3, 4):
@@ -136,7 +138,7 @@ async def test_open_twice_and_empty_message(decoder_address: str, compressed: Co
             assert (await node.refusal())[1] == reason
 
 
-@pytest.mark.parametrize("sequences", [(0,), (1, 1), (5, 4)])
+@pytest.mark.parametrize("sequences", [(1, 1), (5, 4), (5, 0, 6)])
 async def test_sequences_must_increase(
     decoder_address: str, compressed: CompressedFrame, sequences: tuple[int, ...]
 ) -> None:
@@ -197,14 +199,14 @@ async def test_a_decoder_that_fails_costs_one_frame(
 async def test_credit_in_frames(
     start_decoder: StartDecoder, compressed: CompressedFrame, held_decoder: threading.Event
 ) -> None:
-    address = address_of(await start_decoder(warm=False, credit_frames=2))
+    address = address_of(await start_decoder(credit_frames=2))
     async with CameraNode.connect(address) as node:
         await node.open(camera_open(compressed))
         for sequence in (1, 2, 3):
             await node.send(sequence, compressed)
         assert await node.refusal() == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CREDIT_EXCEEDED")
     stream = (await streams(address))["left"]
-    assert (stream.received, stream.decoded, stream.failed, stream.open) == (3, 0, 3, False)
+    assert (stream.received, stream.decoded, stream.abandoned, stream.open) == (3, 0, 3, False)
     assert not held_decoder.is_set()
 
 
@@ -217,17 +219,24 @@ async def test_credit_in_bytes(start_decoder: StartDecoder, compressed: Compress
         assert (await node.refusal())[1] == "CREDIT_EXCEEDED"
 
 
-class Talk(Conversation[FrameMessage, StreamFramesResponse]):
+class Talk(Conversation[FrameMessage, StreamFramesResponse, None]):
     """A session whose frames need no work. `send` is the node's, `taken` gives the sequences."""
 
     def __init__(self, credit_frames: int) -> None:
         key = StreamKey(catalog_pb2.STREAM_KIND_CAMERA, "rig", "left")
         terms = Terms(credit_frames, credit_bytes=1 << 20, heartbeat_interval_ms=2000)
-        super().__init__(Account(key, bytes(16), 1, 1), terms, StreamRegistry(1), StreamFramesResponse)
+        super().__init__(
+            Account(key, bytes(16), 1, 1),
+            terms,
+            StreamRegistry(1),
+            StreamFramesResponse,
+            history=History(None),
+            metrics=DecoderMetrics(max_streams=1),
+        )
         self.taken: asyncio.Queue[int] = asyncio.Queue()
         self._sent: asyncio.Queue[StreamFramesRequest | None] = asyncio.Queue()
 
-    def opened(self) -> StreamFramesResponse:
+    def opened(self, next_sequence: int) -> StreamFramesResponse:
         return StreamFramesResponse(opened=Opened())
 
     def ack(self, up_to_sequence: int) -> StreamFramesResponse:
@@ -236,8 +245,14 @@ class Talk(Conversation[FrameMessage, StreamFramesResponse]):
     def size_bytes(self, frame: FrameMessage) -> int:
         return len(frame.payload)
 
-    async def take(self, frame: FrameMessage, arrived: float) -> None:
-        self.taken.put_nowait(frame.sequence)
+    def capture_time_us(self, frame: FrameMessage) -> int:
+        return 0
+
+    async def take(self, arrived: Arrived[FrameMessage]) -> None:
+        self.taken.put_nowait(arrived.sequence)
+
+    def deliver(self, arrived: Arrived[FrameMessage], result: None) -> None:
+        self.account.decoded += 1
 
     def send(self, sequence: int) -> None:
         self._sent.put_nowait(StreamFramesRequest(frame=FrameMessage(sequence=sequence)))
@@ -364,7 +379,8 @@ async def test_one_camera_does_not_disturb_another(decoder_address: str, compres
     async with CameraNode.connect(decoder_address) as good, CameraNode.connect(decoder_address) as bad:
         await good.open(camera_open(compressed))
         await bad.open(camera_open(compressed, camera="other"))
-        await bad.send(0, compressed)
+        await bad.send(1, compressed)
+        await bad.send(1, compressed)
         await bad.refusal()
         await good.send(1, compressed)
         assert acks(await good.finish()) == [1]
@@ -375,10 +391,13 @@ async def test_frames_are_written_to_a_folder(
 ) -> None:
     address = address_of(await start_decoder(write_frames=tmp_path / "out"))
     async with CameraNode.connect(address) as node:
-        await node.open(camera_open(compressed))
+        request = camera_open(compressed)
+        await node.open(request)
         await node.send(7, compressed)
         await node.finish()
-    written = read_image(tmp_path / "out" / "rig" / "left" / "00000007.png")
+    written = read_image(
+        tmp_path / "out" / "rig" / "left" / request.session_id.hex()[:8] / "00000007.png"
+    )
     np.testing.assert_array_equal(written, tiny_decoder.decode(compressed))
 
 

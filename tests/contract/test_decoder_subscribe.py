@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
+from decoder_service.metrics import DecoderMetrics
 from decoder_service.outputs import Hub, Picture
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
@@ -158,7 +159,7 @@ def _picture(camera: str, sequence: int) -> Picture:
 
 
 async def test_the_newest_are_kept_and_the_missed_are_counted() -> None:
-    hub = Hub(capacity_frames=2, max_subscribers=1)
+    hub = Hub(capacity_frames=2, max_subscribers=1, metrics=DecoderMetrics(max_streams=1))
     subscription = hub.subscribe("rig", frozenset({"left"}))
     for sequence in range(1, 6):
         hub.publish(_picture("left", sequence))

@@ -248,17 +248,21 @@ def _process_account(process: Process, accounts: Accounts, conditions: Condition
         if end[name] != count:
             yield f"{where} says {end[name]} {name} at its end; its events say {count}"
     in_flight = end["sent"] - end["acked"] - end["unknown"]
-    open_ended = [
-        key for key in accounts.coded if key[0] == start.camera and accounts.fate(key) is Fate.WAITING
+    # A spool goes on to the next process, LIVE frames do not.
+    spooled = start["delivery"] == "archive"
+    held = [
+        (key, coded)
+        for key, coded in accounts.coded.items()
+        if coded.pid == end.pid or (spooled and coded.camera == start.camera)
     ]
+    open_ended = [key for key, _ in held if accounts.fate(key) is Fate.WAITING]
     if in_flight < 0 or end["waiting"] + in_flight != len(open_ended):
         yield (
             f"{where} sent {end['sent']}, acked {end['acked']}, unknown {end['unknown']}, waiting "
             f"{end['waiting']} do not leave the {len(open_ended)} frames that have no fate"
         )
     inherited = sum(
-        coded.camera == start.camera and coded.m_us < start.m_us and not _acked_before(accounts, key, start)
-        for key, coded in accounts.coded.items()
+        coded.m_us < start.m_us and not _acked_before(accounts, key, start) for key, coded in held
     )
     missing = end["captured"] + inherited - end["sent"] - end["dropped"] - end["waiting"]
     # A process killed after its spool took a frame could not say so.

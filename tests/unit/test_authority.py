@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from ndsc.service.authority import Authority, Peer
@@ -69,6 +75,17 @@ def authority(keys: Path) -> Authority:
 @pytest.fixture
 def bearer(keys: Path) -> str:
     return f"Bearer {issue_token(keys / PRIVATE, rig='rig', name='alice', valid_s=60)}"
+
+
+def self_signed(*uris: str) -> bytes:
+    """A certificate with these URIs among its names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + pki.HOUR)
+    certificate = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    return certificate.public_bytes(Encoding.PEM)
 
 
 def refusal(authority: Authority, context: Context, reason: ErrorReason, **wanted: Any) -> str:
@@ -165,6 +182,32 @@ def test_a_peer_expires_during_a_call() -> None:
     with pytest.raises(RefusedError, match="expired") as refused:
         Peer("ipv4:127.0.0.1:5", Credential(identity, 1.0)).check_current()
     assert refused.value.reason == UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("uris", "message"),
+    [
+        (["spiffe://ndsc/rig/camera/left", "spiffe://ndsc/rig/client/left"], "names more than one identity"),
+        (
+            ["spiffe://ndsc/rig/admin/left"],
+            "role must be one of camera, side-information, client, not 'admin'",
+        ),
+        (["spiffe://ndsc/../camera/left"], "rig must be 1 to 64"),
+    ],
+)
+def test_certificates_of_other_authorities(
+    uris: list[str], message: str, ca: pki.Authority, authority: Authority, tmp_path: Path
+) -> None:
+    def context(*names: str) -> Context:
+        path = tmp_path / "certificate.pem"
+        path.write_bytes(self_signed(*names))
+        return Context(CertificateFiles(ca.certificate, path, path))
+
+    said = refusal(authority, context(*uris), UNAUTHENTICATED, role="camera")
+    assert said.startswith("the caller's certificate is not usable: ")
+    assert message in said
+    elsewhere = context("spiffe://elsewhere/a", "spiffe://ndsc/rig/camera/left")
+    assert authority.check(elsewhere, role="camera", rig="rig", name="left").rig == "rig"
 
 
 async def test_what_a_peer_does_ends_with_its_time() -> None:

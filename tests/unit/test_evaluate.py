@@ -309,7 +309,7 @@ def test_message_size_is_that_of_a_frame_message() -> None:
     # payload length, and a tag for each of the four.
     assert frame_message_bytes(frame) == 200 + 3 + 5 + 1 + 2 + 4
     message = FrameMessage(
-        sequence=36_000, capture_offset_us=3_600_000_000, rate_level=2, payload=frame.payload
+        capture_delta_us=100_000, rate_level=2, payload=frame.payload
     )
     assert len(message.SerializeToString()) == frame_message_bytes(frame)
 
