@@ -34,7 +34,7 @@ class Account:
         self.failed = 0
         """Of the acknowledged ones, those that the decoder reported as errors."""
         self.discarded = 0
-        """Numbered and given up; the decoder certainly did not decode them."""
+        """Sent and given up after the call was lost; the decoder certainly did not decode them."""
         self.unknown = 0
         """In flight when the decoder lost its memory: it may have decoded them."""
         self.drops: Counter[DropReason] = Counter()
@@ -47,7 +47,7 @@ class Account:
 
     @property
     def dropped(self) -> int:
-        """Frames given up, numbered or not."""
+        """Frames given up, sent or not."""
         return self.drops.total() + self.discarded
 
     def capture(self, captured: Captured) -> None:
@@ -108,11 +108,16 @@ class Account:
         self._metrics.failed(reason)
         self._history.record("failed", session=session_id.hex(), sequence=sequence, reason=reason)
 
-    def discard(self, frame: Numbered) -> None:
-        """A numbered frame was given up; the decoder certainly did not decode it."""
-        self.discarded += 1
-        self._metrics.dropped("age", 1)
+    def discard(self, frame: Numbered, why: DropReason) -> bool:
+        """A numbered frame was given up; the decoder certainly did not decode it. Whether it had been sent."""
+        sent = frame.sequence <= self._session[frame.key.session_id]
+        if sent:
+            self.discarded += 1
+        else:
+            self.drops[why] += 1
+        self._metrics.dropped(why, 1)
         self._record("discarded", frame)
+        return sent
 
     def lose(self, frame: Numbered) -> None:
         """A frame was in flight when the decoder lost its memory."""

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from encoder_service.account import Account
+from encoder_service.account import Account, DropReason
 from encoder_service.capture import CaptureQueue
 from encoder_service.coder import Coder
 from encoder_service.frames import CallKey, Coded, Numbered
@@ -170,7 +170,7 @@ class LiveOutbox:
             return False
         for frame in frames:
             self._unsent.remove(frame)
-            self._discard(frame)
+            self._discard(frame, "too_large")
         return True
 
     def disconnected(self) -> None:
@@ -179,7 +179,7 @@ class LiveOutbox:
     async def end(self) -> None:
         """The node ends: what was coded and not sent is given up."""
         while self._unsent:
-            self._discard(self._unsent.popleft())
+            self._discard(self._unsent.popleft(), "stop")
 
     def _number(self, coded: Coded, at_s: float) -> Numbered:
         drops = self._account.drops.total()
@@ -200,11 +200,11 @@ class LiveOutbox:
 
     def _give_up_old(self) -> None:
         while self._unsent and self._is_old(self._unsent[0].at_s):
-            self._discard(self._unsent.popleft())
+            self._discard(self._unsent.popleft(), "age")
 
-    def _discard(self, frame: Numbered) -> None:
-        self._carried_drops += frame.dropped_before + 1
-        self._account.discard(frame)
+    def _discard(self, frame: Numbered, why: DropReason) -> None:
+        # What was never sent is among the account's drops, and so told with the next frame in any case.
+        self._carried_drops += frame.dropped_before + self._account.discard(frame, why)
 
     def _is_old(self, at_s: float) -> bool:
         return self._max_age_s is not None and self._clock() - at_s > self._max_age_s

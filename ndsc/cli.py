@@ -5,21 +5,19 @@ Services are started as processes (`python -m encoder_service`), so this module 
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ndsc import cli_security
+from ndsc import cli_security, cli_services
 from ndsc.codec.bitstream import read_frame_file, write_frame_file
 from ndsc.codec.bundle import Bundle, default_bundle_path
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
@@ -34,10 +32,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-serve = typer.Typer(
-    help="Run a service in this terminal; --help after its name lists its settings.", no_args_is_help=True
-)
-app.add_typer(serve, name="serve")
+app.add_typer(cli_services.serve, name="serve")
+app.command("health")(cli_services.health)
+app.command("node")(cli_services.node)
 app.add_typer(cli_security.certificates, name="certificates")
 app.add_typer(cli_security.token, name="token")
 # Progress and notes go to stderr: stdout carries results alone, so that --json can be piped.
@@ -237,41 +234,6 @@ def check(
 
 
 @app.command()
-def health(
-    address: Annotated[str, typer.Argument(help="host:port of an encoder or decoder service.")],
-    service: Annotated[str, typer.Option(help="Full service name; all of the process without.")] = "",
-    timeout_s: Annotated[float, typer.Option(min=0.1)] = 5.0,
-    tls_ca: Annotated[
-        Path | None, typer.Option(help="Authorities (PEM) that the server is checked by; plaintext without.")
-    ] = None,
-    tls_certificate: Annotated[Path | None, typer.Option(help="Your certificate (PEM).")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with a bearer token, instead of a certificate.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Ask a service how it is; exit 0 when it serves, 1 otherwise."""
-    from ndsc.service.health import check_health
-    from ndsc.service.tls import certificate_files, load_certificates
-    from ndsc.service.tokens import read_token
-
-    files = certificate_files(tls_ca, tls_certificate, tls_key)
-    status = asyncio.run(
-        check_health(
-            address,
-            service,
-            timeout_s,
-            certificates=None if files is None else load_certificates(files),
-            token=None if token_file is None else read_token(token_file),
-        )
-    )
-    _report(as_json, {"address": address, "service": service, "status": status}, status)
-    if status != "SERVING":
-        raise typer.Exit(1)
-
-
-@app.command()
 def demo(
     pairs: Annotated[
         Path | None, typer.Option(help="Directory with left/ and right/; a synthetic drive without.")
@@ -292,27 +254,6 @@ def demo(
         output=output,
         console=Console(),
     )
-
-
-_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-
-def _become(module: str, arguments: list[str]) -> NoReturn:
-    """Replace this process by a service: signals and the exit code are then the service's own."""
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - no shell is wanted
-
-
-@serve.command("encoder", context_settings=_PASS_ON)
-def serve_encoder(context: typer.Context) -> None:
-    """A camera node: source, encoder, stream to a decoder."""
-    _become("encoder_service", context.args)
-
-
-@serve.command("decoder", context_settings=_PASS_ON)
-def serve_decoder(context: typer.Context) -> None:
-    """The server: side information, conditional decoder, Decode and Subscribe."""
-    _become("decoder_service", context.args)
 
 
 def main() -> None:

@@ -7,10 +7,8 @@ HTTP/2 holds no frame back at these sizes.
 
 from __future__ import annotations
 
-import math
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,6 @@ CREDITS: Final = (4, 1024)
 WIDTH, HEIGHT = 512, 256
 """Large enough that capturing three times too many frames takes little of the machine."""
 START_TIMEOUT_S: Final = 60.0
-LEAD_S: Final = 4
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def sustained_fps(pictures: Path, folder: Path, frames: int = 60) -> float:
 def overload(pictures: Path, folder: Path, credit: int, fps: float, seconds: float) -> Run:
     """Frames by the clock, more than the decoder sustains."""
     frames = round(fps * seconds)
-    flags = ["--fps", repr(fps), "--limit", str(frames), "--epoch", str(math.ceil(time.time()) + LEAD_S)]
+    flags = ["--fps", repr(fps), "--limit", str(frames)]
     pairs, history, node = _play(pictures, folder, credit, flags)
     captured_us = {event["capture_time_us"]: event.m_us for event in history.of("node", "captured")}
     start_us = min(captured_us.values())

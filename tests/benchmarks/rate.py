@@ -1,7 +1,7 @@
 """How a node holds a rate: `python -m tests.benchmarks.rate`.
 
-target: a node at 10 frames/s is told one target after another. link: another follows a link whose rate changes. Both
-send to a real decoder, through a proxy that makes the link. Rates are bytes of Frame messages.
+target: a node at 10 frames/s is told one target after another. link: another follows a link whose rate changes.
+Both send to a real decoder, through a proxy that makes the link. Rates are bytes of Frame messages.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(name)
         pictures = content.write_folder(folder / "pictures", content.drive("left", pictures=40))
         for run in range(chosen.runs):
-            held = asyncio.run(hold(pictures, folder / f"target-{run}", TARGETS_KBPS, chosen.seconds))
-            followed = asyncio.run(follow(pictures, folder / f"link-{run}", LINKS_KBPS, chosen.seconds))
+            held = asyncio.run(hold(pictures, new(folder / f"target-{run}"), TARGETS_KBPS, chosen.seconds))
+            followed = asyncio.run(follow(pictures, new(folder / f"link-{run}"), LINKS_KBPS, chosen.seconds))
             targets.append(deviations(held, TARGETS_KBPS, chosen.seconds))
             links.append(usage(followed, LINKS_KBPS, chosen.seconds))
             print(f"run {run + 1}: {targets[-1]} {links[-1]}", flush=True)
@@ -85,10 +85,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
+def new(folder: Path) -> Path:
+    """The folder, made."""
+    folder.mkdir()
+    return folder
+
+
 async def hold(pictures: Path, folder: Path, targets_kbps: Sequence[float], seconds: float) -> list[Sent]:
     """Tell a node one target after another."""
 
-    async def change(kbps: float, _: Proxy, node: NodeServiceStub) -> None:
+    async def change(kbps: float, _: Proxy, node: Any) -> None:
         await node.SetRate(SetRateRequest(rate=Rate(target_kbps=kbps)))
 
     return await _stream(
@@ -99,7 +105,7 @@ async def hold(pictures: Path, folder: Path, targets_kbps: Sequence[float], seco
 async def follow(pictures: Path, folder: Path, links_kbps: Sequence[float], seconds: float) -> list[Sent]:
     """Let a node follow a link that changes."""
 
-    async def change(kbps: float, link: Proxy, _: NodeServiceStub) -> None:
+    async def change(kbps: float, link: Proxy, _: Any) -> None:
         link.kbps = kbps
 
     return await _stream(pictures, folder, ["--follow-link"], links_kbps, seconds, change)
@@ -108,7 +114,6 @@ async def follow(pictures: Path, folder: Path, links_kbps: Sequence[float], seco
 async def _stream(
     pictures: Path, folder: Path, rate: Sequence[str], steps: Sequence[float], seconds: float, change: Any
 ) -> list[Sent]:
-    folder.mkdir()
     bundle = ["--bundle", str(default_bundle_path()), "--listen", "127.0.0.1:0"]
     records = {side: folder / f"{side}.jsonl" for side in ("node", "decoder")}
     serve = [*bundle, "--history", str(records["decoder"])]
@@ -205,7 +210,7 @@ def plot(held: Sequence[Sent], followed: Sequence[Sent], seconds: float, path: P
             )
             axes.set(xlabel="time since the first frame, s", ylabel="kbit/s", ylim=(0, 1.4 * max(steps)))
             axes.grid(alpha=0.3)
-            axes.legend(loc="lower right")
+            axes.legend(loc="upper right", ncols=2)
         upper.set_title("A node holds a target")
         lower.set_title("A node follows a link")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import content, freshness, overhead
+from tests.benchmarks import content, freshness, overhead, rate
 from tests.benchmarks.freshness import Run
 from tests.benchmarks.load import null_load, real_load
 from tests.benchmarks.measured import Load, measure
+from tests.benchmarks.rate import Sent
 from tests.benchmarks.report import percentile, spread
 from tests.pki import Authority
 
@@ -47,13 +48,37 @@ def test_growing_ages_show_in_the_slope() -> None:
 
 def test_overhead_counts_every_byte(tmp_path: Path) -> None:
     pictures = content.write_folder(tmp_path / "pictures", content.drive("left", pictures=2))
-    plain = overhead.send(pictures, 0, None, 1, 12)
-    secure = overhead.send(pictures, 0, Authority(tmp_path), 4, 12)
-    for figures in (plain, secure):
-        assert figures["sent"] == 12
-        assert figures["payload_bpp"] < figures["frame_bpp"] < figures["wire_bpp"]
-        assert figures["frame_overhead_bytes"] <= 16
-    assert secure["opening_bytes"] > plain["opening_bytes"] > 0
+    figures = overhead.send(pictures, 0, Authority(tmp_path), 4, 12)
+    assert figures["sent"] == 12
+    assert figures["payload_bpp"] < figures["frame_bpp"] < figures["wire_bpp"]
+    assert figures["frame_overhead_bytes"] <= 16
+    assert figures["opening_bytes"] > 1000, "a handshake with certificates of both sides"
+
+
+@pytest.mark.parametrize("kind", ["target", "link"])
+async def test_rates_are_set_on_the_way(kind: str, tmp_path: Path) -> None:
+    pictures = content.write_folder(tmp_path / "pictures", content.drive("left", pictures=2))
+    steps = (80.0, 20.0)
+    carry = rate.hold if kind == "target" else rate.follow
+    sent = await carry(pictures, rate.new(tmp_path / "run"), steps, 2.0)
+    first, second = (
+        sum(frame.message_bytes for frame in sent if start_s < frame.coded_s < start_s + 1)
+        for start_s in (1.0, 3.0)
+    )
+    assert first > 2 * second > 0
+
+
+def test_deviations_and_usage_are_of_the_settled_part() -> None:
+    frames = [Sent(n / 10, 500 if n < 200 else 1000, n / 10, 30.0) for n in range(400)]
+    exact = rate.deviations(frames, (40.0, 80.0), 20.0)
+    assert list(exact.values()) == pytest.approx([0, 0])
+    assert list(rate.deviations(frames, (40.0, 40.0), 20.0).values()) == pytest.approx([0, 100])
+    used = rate.usage(frames, (40.0, 160.0), 20.0)
+    assert used["1: 40 kbit/s, used %"] == pytest.approx(100)
+    assert used["2: 160 kbit/s, used %"] == pytest.approx(50)
+    assert used["2: 160 kbit/s, frames/s"] == pytest.approx(10)
+    rates = rate._mean_rates(frames, 40.0)
+    assert rates[1][50] == pytest.approx(40, rel=0.11)
 
 
 def test_figures_are_summed_up() -> None:
