@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint packaging exactness fuzz proto constraints format clean help
+.PHONY: demo test lint packaging exactness fuzz robustness soak benchmarks proto constraints format clean help
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,12 +36,22 @@ exactness: $(VENV)/.installed  ## prove that bits decode alike everywhere, emula
 fuzz: $(VENV)/.installed  ## 200,000 mutated payloads and files (20 minutes; leaves out/fuzz.json)
 	$(BIN)/python -m tests.fuzz --count 200000 -o out/fuzz.json
 
+robustness: $(VENV)/.installed  ## every promise of the stream under every fault (as root, at most 10 minutes; leaves out/robustness.json)
+	$(BIN)/python -m tests.robustness -o out/robustness.json $(ROBUSTNESS)
+
+soak: $(VENV)/.installed  ## 30 minutes at 8 cameras: memory, file descriptors, every frame accounted (leaves out/soak.json)
+	$(BIN)/python -m tests.robustness.soak --minutes 30 -o out/soak.json
+
+benchmarks: $(VENV)/.installed  ## load, freshness, overhead and rate control of the services, on a quiet machine (leaves out/*.json)
+	for name in load freshness overhead rate; do $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
+
 format: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-proto: $(VENV)/.installed  ## regenerate ndsc/v1 from proto/
+proto: $(VENV)/.installed  ## regenerate ndsc/v1 and docs/ERRORS.md from proto/
 	$(BIN)/python proto/generate.py
+	$(BIN)/python proto/errors_table.py
 
 constraints: $(VENV)/.installed  ## write the installed versions to constraints.txt
 	( head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' ) > constraints.new

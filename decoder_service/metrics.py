@@ -26,7 +26,10 @@ Reading = Literal[
     "subscribers",
     "side_information_frames",
     "side_information_bytes",
+    "archive_frames",
+    "archive_side_frames",
     "archive_waiting_frames",
+    "archive_side_frames_lost",
     "archive_bytes",
     "serving",
 ]
@@ -38,8 +41,11 @@ READINGS: Final[dict[Reading, str]] = {
     "subscribers": "Subscribe calls under way",
     "side_information_frames": "Side-information frames held in memory",
     "side_information_bytes": "Bytes of side information held in memory",
-    "archive_waiting_frames": "Stored frames that wait to be decoded",
-    "archive_bytes": "Bytes that the archive takes on disk",
+    "archive_frames": "Compressed frames in the archive, a few seconds ago",
+    "archive_side_frames": "Side-information frames in the archive, a few seconds ago",
+    "archive_side_frames_lost": "Side-information frames let go of for want of room, though a frame may need them",
+    "archive_waiting_frames": "Stored frames that wait to be decoded, a few seconds ago",
+    "archive_bytes": "Bytes in use in the archive, a few seconds ago",
     "serving": "1 when the decoder's health is SERVING, else 0",
 }
 """What is read when the metrics are looked at, once it is watched: name → meaning."""
@@ -169,6 +175,9 @@ class DecoderMetrics:
         if not count:
             return
         stream = _labels(key)
+        if stream not in self._streams:
+            for each in get_args(Outcome):
+                self._frames.labels(*stream, each)  # shown from the start, as 0
         self._streams[stream] = None
         self._streams.move_to_end(stream)
         if len(self._streams) > self._max_streams:

@@ -293,6 +293,9 @@ class DecoderServer:
         watch("credit_used_frames", lambda: self._registry.frames_in_flight)
         backlog = self._backlog
         if backlog is not None:
+            watch("archive_frames", lambda: backlog.usage.frames)
+            watch("archive_side_frames", lambda: backlog.usage.side_frames)
+            watch("archive_side_frames_lost", lambda: backlog.usage.needed_side_frames_lost)
             watch("archive_waiting_frames", lambda: backlog.usage.waiting_frames)
             watch("archive_bytes", lambda: backlog.usage.used_bytes)
         watch("serving", lambda: float(self.serving))

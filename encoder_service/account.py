@@ -18,9 +18,9 @@ will cover it; the spool is full; the node was told to stop."""
 
 
 class Account:
-    """Captured = dropped + sent + waiting, and sent = acknowledged + discarded + unknown + in flight.
+    """Captured = sent + dropped + waiting, and sent = acknowledged + unknown + in flight.
 
-    Of this run of the node: a spool's frames of earlier runs are counted once they are sent.
+    Of this run of the node: a spool's frames of earlier runs are counted once they are sent, or acknowledged.
     """
 
     def __init__(self, history: History, metrics: NodeMetrics) -> None:
@@ -29,12 +29,10 @@ class Account:
         self._session: Counter[bytes] = Counter()
         self.captured = 0
         self.sent = 0
-        """Each frame once."""
+        """Each frame once; not those that were given up after all."""
         self.acked = 0
         self.failed = 0
         """Of the acknowledged ones, those that the decoder reported as errors."""
-        self.discarded = 0
-        """Sent and given up after the call was lost; the decoder certainly did not decode them."""
         self.unknown = 0
         """In flight when the decoder lost its memory: it may have decoded them."""
         self.drops: Counter[DropReason] = Counter()
@@ -47,8 +45,17 @@ class Account:
 
     @property
     def dropped(self) -> int:
-        """Frames given up, sent or not."""
-        return self.drops.total() + self.discarded
+        """Frames given up: never sent, or certainly not decoded."""
+        return self.drops.total()
+
+    @property
+    def in_flight(self) -> int:
+        """Frames sent of which nothing is known yet; after a lost call some wait to be sent again."""
+        return self.sent - self.acked - self.unknown
+
+    def was_sent(self, frame: Numbered) -> bool:
+        """Whether a frame was sent in this run."""
+        return frame.sequence <= self._session[frame.key.session_id]
 
     def capture(self, captured: Captured) -> None:
         """A frame was captured."""
@@ -87,7 +94,7 @@ class Account:
         """Frames were sent in one message; some may have been before."""
         self.message_bytes += message_bytes
         for frame in frames:
-            again = frame.sequence <= self._session[frame.key.session_id]
+            again = self.was_sent(frame)
             self._metrics.sent(len(frame.data), again=again)
             self._record("sent", frame)
             if not again:
@@ -96,8 +103,12 @@ class Account:
                 self.payload_bytes += len(frame.data)
 
     def acknowledge(self, session_id: bytes, up_to_sequence: int, count: int) -> None:
-        """Frames are done with."""
+        """So many frames, the last of them `up_to_sequence`, are done with."""
         if count:
+            # An earlier run of the node may have sent some that this one has not.
+            before = max(0, up_to_sequence - self._session[session_id])
+            self.sent += min(count, before)
+            self._session[session_id] += before
             self.acked += count
             self._metrics.acknowledged(count)
             self._history.record("acked", session=session_id.hex(), up_to=up_to_sequence)
@@ -108,16 +119,12 @@ class Account:
         self._metrics.failed(reason)
         self._history.record("failed", session=session_id.hex(), sequence=sequence, reason=reason)
 
-    def discard(self, frame: Numbered, why: DropReason) -> bool:
-        """A numbered frame was given up; the decoder certainly did not decode it. Whether it had been sent."""
-        sent = frame.sequence <= self._session[frame.key.session_id]
-        if sent:
-            self.discarded += 1
-        else:
-            self.drops[why] += 1
+    def discard(self, frame: Numbered, why: DropReason) -> None:
+        """A numbered frame was given up; the decoder certainly did not decode it."""
+        self.sent -= self.was_sent(frame)
+        self.drops[why] += 1
         self._metrics.dropped(why, 1)
         self._record("discarded", frame)
-        return sent
 
     def lose(self, frame: Numbered) -> None:
         """A frame was in flight when the decoder lost its memory."""

@@ -116,8 +116,9 @@ class CameraRole:
     def code(self, frame: SourceFrame, rate_level: int) -> Coded:
         """Compress a frame. Blocks."""
         encoder = self._encoder  # one look: the bundle may change meanwhile
-        compressed = encoder.encode(frame.image, rate_level)
-        return Coded(self._opening(encoder), frame.capture_time_us, rate_level, compressed.payload)
+        level = min(rate_level, encoder.bundle.rate_level_count - 1)  # or have changed since it was chosen
+        compressed = encoder.encode(frame.image, level)
+        return Coded(self._opening(encoder), frame.capture_time_us, level, compressed.payload)
 
     def open(self, key: CallKey, next_sequence: int, epoch_us: int) -> StreamFramesRequest:
         """The first message of a call."""

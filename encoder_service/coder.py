@@ -27,18 +27,28 @@ class Coder:
         """What frames coded now are sent under."""
         return self._role.opening
 
-    async def code(self, captured: Captured) -> Coded | None:
-        """Code one frame; None: it is left out to hold the rate."""
+    async def code(self, captured: Captured, *, behind: bool = False) -> Coded | None:
+        """Code one frame; None: it is left out to hold the rate, and counted as dropped.
+
+        `behind`: frames wait for the link, and none may be lost.
+        """
         missed = captured.ordinal - self._last_ordinal - 1
         self._last_ordinal = captured.ordinal
-        level = self.rate.choose(time.monotonic(), captured.frame.capture_time_us / 1e6, missed=missed)
+        level = self.rate.choose(
+            time.monotonic(), captured.frame.capture_time_us / 1e6, missed=missed, behind=behind
+        )
         if level is None:
+            self._account.drop("rate")
             return None
         start_s = time.perf_counter()
-        coded = await asyncio.to_thread(
-            self._role.code, captured.frame, min(level, self._role.rate_levels - 1)
-        )
+        try:
+            coded = await asyncio.to_thread(self._role.code, captured.frame, level)
+        except BaseException:  # the node ends, with this frame in hand
+            self._account.drop("stop")
+            raise
         self._account.code(time.perf_counter() - start_s)
+        # The bundle may have changed meanwhile, for one of fewer levels.
+        level = min(coded.rate_level, self._role.rate_levels - 1)
         self.rate.coded(level, len(coded.data) + MESSAGE_BYTES)
         return coded
 

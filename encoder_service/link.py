@@ -158,7 +158,7 @@ class Link:
         failures = 0
         trouble_since = loop.time()
         while not self._stopping.is_set():
-            calls = self.calls
+            calls, acked = self.calls, self._account.acked
             try:
                 pause_s = await self._call()
                 if pause_s is None:
@@ -166,8 +166,10 @@ class Link:
                 failures, trouble_since = 0, loop.time()
             except SessionError as error:
                 if self.calls > calls:
-                    failures, trouble_since = 0, loop.time()
+                    trouble_since = loop.time()
                     self._account.event("lost", why=error.reason or str(error))
+                if self._account.acked > acked:  # a full archive opens calls, and takes nothing
+                    failures = 0
                 await self._judge(error, loop.time() - trouble_since)
                 # Full jitter: nodes that lost one decoder must not all come back at once.
                 longest_s = min(self._settings.reconnect_max_s, _FIRST_PAUSE_S * 2**failures)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import Counter, Histogram, Info
 
 from ndsc.service.metrics import SECONDS_BUCKETS, Readings, new_registry
 
+Outcome = Literal["captured", "sent", "resent", "acknowledged", "failed", "dropped", "unknown"]
 Reading = Literal[
     "connected",
     "credit_frames",
@@ -46,6 +47,8 @@ class NodeMetrics:
         self.registry = new_registry()
         self._readings = Readings(self.registry)
         self._frames = self._counter("frames", "Frames by what became of them", "outcome")
+        for outcome in get_args(Outcome):
+            self._frames.labels(outcome)  # shown from the start, as 0
         self._dropped = self._counter("dropped_frames", "Frames given up, by cause", "why")
         self._failed = self._counter(
             "failed_frames", "Frames that the decoder could not take, by reason", "reason"

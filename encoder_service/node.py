@@ -97,7 +97,7 @@ class Node:
 
     @property
     def waiting(self) -> int:
-        """Frames captured, coded or in the spool that are neither acknowledged nor in flight."""
+        """Frames captured that were not sent in this run, with those of earlier runs in the spool."""
         return self._outbox.waiting if self._outbox is not None else 0
 
     @property
@@ -163,6 +163,7 @@ class Node:
             )
             stack.callback(queue.end, discard=True)
             outbox = self._outbox = await self._make_outbox(stack, queue, coder, role)
+            self._log = self._log.bind(session=self.session_id.hex()[:8])
             link = self._link = Link(
                 settings,
                 role,
@@ -177,7 +178,6 @@ class Node:
                 recover=lambda error: self._recover(error, role, connector),
                 log=self._log,
             )
-            self._log = self._log.bind(session=self.session_id.hex()[:8])
             self._log.info(
                 "streaming",
                 decoder=settings.decoder,
@@ -334,7 +334,8 @@ class Node:
                 batch_frames=settings.batch_frames,
                 max_age_s=None if lossless else settings.max_age_ms / 1000,
             )
-        folder = settings.spool or Path()  # the settings require one
+        # The settings require a spool. One for each role: they read each other's frames wrongly.
+        folder = (settings.spool or Path()) / settings.role
         spool = await asyncio.to_thread(Spool, folder, capacity_bytes=settings.spool_capacity_mbytes << 20)
         thread = SpoolThread(spool)
         stack.push_async_callback(thread.close)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, takewhile
 from typing import Protocol
 
 from encoder_service.account import Account, DropReason
@@ -26,7 +27,7 @@ class Outbox(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Frames that have not been sent, or must be sent again."""
+        """Frames that have not been sent."""
 
     async def next_key(self) -> CallKey:
         """What the next call must be opened with."""
@@ -54,6 +55,12 @@ class Outbox(Protocol):
 
     def disconnected(self) -> None:
         """The call has ended; what is in flight waits for `resume`."""
+
+
+def alike(frames: Iterable[Numbered], most: int) -> list[Numbered]:
+    """The first frames that can go into one call, `most` at most."""
+    first = list(islice(frames, most))
+    return list(takewhile(lambda frame: frame.key == first[0].key, first))
 
 
 class LiveOutbox:
@@ -99,10 +106,11 @@ class LiveOutbox:
     @property
     def waiting(self) -> int:
         """Frames that were captured and not sent."""
-        return len(self._unsent) + self._queue.frames
+        return sum(not self._account.was_sent(frame) for frame in self._unsent) + self._queue.frames
 
     async def next_key(self) -> CallKey:
         """That of the first frame that waits coded, else of frames coded now."""
+        self._give_up_old()  # a decoder may refuse their bitstream for good
         return self._unsent[0].key if self._unsent else CallKey(self._session_id, self._coder.opening)
 
     async def first_unacknowledged(self, key: CallKey) -> int:
@@ -145,12 +153,9 @@ class LiveOutbox:
                 self._account.drop("age")
                 continue
             coded = await self._coder.code(captured)
-            if coded is None:
-                self._account.drop("rate")
-            else:
+            if coded is not None:
                 self._unsent.append(self._number(coded, captured.at_s))
-        frames = list(self._unsent)[:wanted]
-        return [frame for frame in frames if frame.key == frames[0].key]
+        return alike(self._unsent, wanted)
 
     def sent(self, frames: Sequence[Numbered]) -> None:
         """These frames are in flight."""
@@ -203,8 +208,8 @@ class LiveOutbox:
             self._discard(self._unsent.popleft(), "age")
 
     def _discard(self, frame: Numbered, why: DropReason) -> None:
-        # What was never sent is among the account's drops, and so told with the next frame in any case.
-        self._carried_drops += frame.dropped_before + self._account.discard(frame, why)
+        self._carried_drops += frame.dropped_before
+        self._account.discard(frame, why)
 
     def _is_old(self, at_s: float) -> bool:
         return self._max_age_s is not None and self._clock() - at_s > self._max_age_s

@@ -89,7 +89,7 @@ async def serve(settings: EncoderSettings) -> None:
         summary = node.summary()
         _log.info("done", **summary)
         announce("done", **summary)
-        lost = summary["sent"] - summary["acked"] - summary["unknown"]
+        lost = node.account.in_flight
         if work.cancelled() and lost > 0 and settings.delivery == "live":
             raise SessionError(
                 f"stopped after {settings.drain_seconds:g} s; the decoder at {settings.decoder} did not "

@@ -204,6 +204,8 @@ class EncoderSettings(ServiceSettings):
         given = [self.rate_level is not None, self.target_kbps is not None, self.follow_link]
         if sum(given) > 1:
             raise ValueError("rate-level: give one of --rate-level, --target-kbps and --follow-link")
+        if self.role == "side-information" and self.rate_level is not None:
+            raise ValueError("rate-level: side information has none; choose its --side-format")
         return self
 
     @model_validator(mode="after")

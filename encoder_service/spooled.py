@@ -12,6 +12,7 @@ from encoder_service.account import Account
 from encoder_service.capture import CaptureQueue
 from encoder_service.coder import Coder
 from encoder_service.frames import CallKey, Captured, Coded, Numbered
+from encoder_service.outbox import alike
 from encoder_service.role import Role
 from encoder_service.spool import Spool
 from ndsc.service.logs import RateLimitedLog
@@ -74,7 +75,9 @@ class SpooledOutbox:
         self._position = 0
         self._filled = False
         self._reported_drops = 0
-        self._releases: set[asyncio.Task[None]] = set()
+        self._appending: asyncio.Task[None] | None = None
+        self._releases: list[asyncio.Task[int]] = []
+        self._ended = False
         self.full = False
         """The spool takes no more frames."""
 
@@ -96,11 +99,11 @@ class SpooledOutbox:
                 captured = self._queue.take()
                 if captured is None:
                     continue
-                coded = await self._coder.code(captured)
-                if coded is None:
-                    self._account.drop("rate")
-                else:
-                    await self._append(captured, coded)
+                coded = await self._coder.code(captured, behind=self._unsent > 0)
+                if coded is not None:
+                    # To the end, even when the node ends meanwhile: what is on disk must be counted.
+                    self._appending = asyncio.create_task(self._append(captured, coded))
+                    await asyncio.shield(self._appending)
         finally:
             self._filled = True
             self._on_change()
@@ -148,17 +151,22 @@ class SpooledOutbox:
     @property
     def ready(self) -> bool:
         """Whether a spooled frame is not in flight."""
-        return self.waiting > 0
+        return self._unsent > 0
 
     @property
     def exhausted(self) -> bool:
         """Every frame of the spool is in flight, and no more will come."""
-        return self._filled and not self.waiting
+        return self._filled and not self._unsent
+
+    @property
+    def _unsent(self) -> int:
+        """Frames in the spool that are not in flight; some may have been before."""
+        return self._held - len(self._in_flight)
 
     @property
     def waiting(self) -> int:
-        """Frames in the spool that are not in flight."""
-        return self._held - len(self._in_flight)
+        """Frames captured that were not sent in this run of the node."""
+        return self._held - self._account.in_flight + self._queue.frames
 
     @property
     def held(self) -> int:
@@ -186,14 +194,16 @@ class SpooledOutbox:
 
     async def resume(self, key: CallKey, next_sequence: int, *, resumed: bool) -> None:
         """What the decoder has stored goes; the rest is sent, again where it has been sent before."""
-        await self._release(key.session_id, next_sequence - 1)
+        await self.settle()
+        gone = await self._forget(key.session_id, next_sequence - 1)
+        self._account.acknowledge(key.session_id, next_sequence - 1, gone)
+        self._held -= gone
         self._restart()
 
     async def prepare(self, most: int) -> Sequence[Numbered]:
         """The oldest frames that are not in flight."""
         await self._read()
-        frames = list(self._ahead)[:most]
-        return [frame for frame in frames if frame.key == frames[0].key]
+        return alike(self._ahead, most)
 
     def sent(self, frames: Sequence[Numbered]) -> None:
         """These frames are in flight."""
@@ -203,12 +213,13 @@ class SpooledOutbox:
 
     def acknowledged(self, key: CallKey, up_to_sequence: int) -> None:
         """Frames up to a sequence are stored by the decoder: the spool lets go of them."""
+        done = 0
         while self._in_flight and self._in_flight[0][1] <= up_to_sequence:
             self._in_flight.popleft()
-            self._held -= 1
-        task = asyncio.ensure_future(self._forget(key.session_id, up_to_sequence))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
+            done += 1
+        self._held -= done
+        self._account.acknowledge(key.session_id, up_to_sequence, done)
+        self._releases.append(asyncio.create_task(self._forget(key.session_id, up_to_sequence)))
 
     def give_up(self, frames: Sequence[Numbered]) -> bool:
         """Never: they stay in the spool."""
@@ -220,11 +231,14 @@ class SpooledOutbox:
 
     async def end(self) -> None:
         """The node ends; what was not acknowledged stays in the spool for its next run."""
-        await self.settle()
+        self._ended = True
+        tasks = [*self._releases] if self._appending is None else [*self._releases, self._appending]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settle(self) -> None:
-        """Wait until the disk has let go of what was acknowledged."""
-        await asyncio.gather(*self._releases)
+        """Wait until the disk has let go of what was acknowledged. Raises StoreError."""
+        releases, self._releases = self._releases, []
+        await asyncio.gather(*releases)
 
     def _restart(self) -> None:
         self._ahead.clear()
@@ -249,18 +263,13 @@ class SpooledOutbox:
             )
             self._position = frame.position
 
-    async def _release(self, session_id: bytes, up_to_sequence: int) -> None:
-        await self.settle()
-        gone = await self._thread.run(self._spool.acknowledge, session_id, up_to_sequence)
-        self._account.acknowledge(session_id, up_to_sequence, gone)
-        self._held -= gone
-
-    async def _forget(self, session_id: bytes, up_to_sequence: int) -> None:
+    async def _forget(self, session_id: bytes, up_to_sequence: int) -> int:
+        """Let go of acknowledged frames, once the disk has room for that; returns how many went."""
         while True:
             try:
-                gone = await self._thread.run(self._spool.acknowledge, session_id, up_to_sequence)
-                self._account.acknowledge(session_id, up_to_sequence, gone)
-                return
+                return await self._thread.run(self._spool.acknowledge, session_id, up_to_sequence)
             except StoreFullError as error:
                 self._warnings.warning("spool full", error=str(error), frames=self._held)
+                if self._ended:  # they stay, and are acknowledged again in the next run
+                    return 0
                 await asyncio.sleep(_FULL_RETRY_S)

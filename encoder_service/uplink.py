@@ -215,6 +215,12 @@ class Uplink:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The receiver learns why the call ended.
             await self.until(lambda: self._ended)
+        except asyncio.CancelledError:
+            # A cancelled call looks like a cancelled task.
+            task = asyncio.current_task()
+            if self._error is None or task is None or task.cancelling():
+                raise
+            raise self._error from None
 
     async def _beat(self) -> None:
         """Send a heartbeat when nothing else was sent for half of the interval."""
@@ -244,6 +250,7 @@ class Uplink:
                 f"{self.in_flight} frames were not acknowledged",
                 retryable=True,
             )
+            self._call.cancel()  # a write may wait for the decoder to read
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             self._error = self._why()
         except SessionError as error:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Final
 from wsgiref.simple_server import WSGIServer
 
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ndsc.codec.errors import NdscError
 from ndsc.service.errors import ListenError
 from ndsc.service.settings import split_address
 
@@ -33,7 +35,8 @@ def new_registry() -> CollectorRegistry:
 class Readings(Collector):
     """Gauges that are read when someone looks, on the event loop: what they read belongs to it.
 
-    When the event loop does not answer in time they are missing, and counters are shown all the same.
+    Those that cannot be read are missing, all of them when the event loop does not answer in time; counters are
+    shown all the same.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -42,7 +45,7 @@ class Readings(Collector):
         registry.register(self)
 
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """Show what `read` gives. Belongs to the event loop."""
+        """Show what `read` gives, unless it raises NdscError. Belongs to the event loop."""
         self._loop = asyncio.get_running_loop()
         self._gauges[name] = meaning, read
 
@@ -58,10 +61,12 @@ class Readings(Collector):
             return []
 
     def _read(self, answer: Future[list[Metric]]) -> None:
+        gauges: list[Metric] = []
         try:
-            answer.set_result(
-                [GaugeMetricFamily(name, meaning, read()) for name, (meaning, read) in self._gauges.items()]
-            )
+            for name, (meaning, read) in self._gauges.items():
+                with suppress(NdscError):
+                    gauges.append(GaugeMetricFamily(name, meaning, read()))
+            answer.set_result(gauges)
         except Exception as error:
             answer.set_exception(error)
 

@@ -22,6 +22,8 @@ from tests.robustness.rig import Rig
 from tests.robustness.scenarios import NotInjectedError, Scenario
 
 AT_ONCE: Final = 2
+LONGEST_S: Final = 120.0
+"""Beyond it a scenario has failed."""
 
 
 @dataclass
@@ -97,13 +99,16 @@ async def run(scenario: Scenario, folder: Path, bundles: Bundles) -> Result:
     started = time.monotonic()
     rig = Rig(folder, bundles, Credentials(folder / "certificates"))
     try:
-        await scenario.run(rig)
+        async with asyncio.timeout(LONGEST_S):
+            await scenario.run(rig)
     except UnavailableError as error:
         result.status, result.why = "not run", str(error)
     except NotInjectedError as error:
         result.status, result.why = "not injected", str(error)
-    except (ProcessError, TimeoutError) as error:
+    except ProcessError as error:
         result.status, result.why = "failed", str(error)
+    except TimeoutError:
+        result.status, result.why = "failed", f"not done within {LONGEST_S:g} s"
     if result.status != "not run":
         try:
             await asyncio.to_thread(check, rig, result)

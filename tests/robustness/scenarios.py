@@ -284,10 +284,12 @@ async def name_taken(rig: Rig) -> None:
 async def subscriber_slow(rig: Rig) -> None:
     """Someone subscribes to all pictures, and does not read them."""
     rig.decoder_flags = ("--subscriber-queue-frames", "4")
+    rig.width, rig.height = 256, 192  # gRPC takes 4 MiB of pictures ahead of the reader
     async with rig.traffic():
         with rig.client() as client, client.subscribe(RIG) as pictures:
             await rig.stream(0.8)
-            missed = await asyncio.to_thread(_first_missed, pictures)
+            async with asyncio.timeout(10):
+                missed = await asyncio.to_thread(_first_missed, pictures)
     _must_show(missed > 0, "pictures that the subscriber missed")
 
 
@@ -312,8 +314,7 @@ async def bundle_changed(rig: Rig) -> None:
             await rig.start_decoder()
     history = rig.history()
     for name in rig.names:
-        used = {event["bitstream"] for event in history.of("node", "opened", camera=name)}
-        _must_show(len(used) == 2, f"two bitstreams of {name}")
+        _must_show(len(history.of("node", "bundle", camera=name)) == 1, f"that {name} changed its bundle")
 
 
 async def decoder_slow(rig: Rig) -> None:

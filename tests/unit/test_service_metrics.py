@@ -8,20 +8,25 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from decoder_service import metrics as decoder_metrics
 from decoder_service.batching import Run
 from decoder_service.metrics import READINGS as DECODER_READINGS
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.settings import DecoderSettings
 from decoder_service.streams import StreamKey
+from encoder_service import metrics as node_metrics
+from encoder_service.account import DropReason
 from encoder_service.metrics import READINGS as NODE_READINGS
 from encoder_service.metrics import NodeMetrics
 from encoder_service.settings import EncoderSettings
 from ndsc.service.errors import PAYLOAD_CORRUPT, SESSION_LIMIT, ListenError
 from ndsc.service.metrics import MetricsServer, Readings, new_registry
+from ndsc.service.sqlite import StoreError
 from ndsc.v1 import catalog_pb2, types_pb2
 from ndsc.v1.types_pb2 import SideInformationUse
 
@@ -89,6 +94,18 @@ async def test_labels_are_documented() -> None:
     }
     for name, labels in documented().items():
         assert shown[name] == set(labels), name
+
+
+def test_label_values_are_documented() -> None:
+    rows = {line.split("`")[1]: line for line in METRICS.read_text().splitlines() if line.startswith("| `")}
+    for name, values in (
+        ("ndsc_decoder_frames_total", get_args(decoder_metrics.Outcome)),
+        ("ndsc_decoder_stage_seconds", get_args(decoder_metrics.Stage)),
+        ("ndsc_node_frames_total", get_args(node_metrics.Outcome)),
+        ("ndsc_node_dropped_frames_total", get_args(DropReason)),
+    ):
+        assert values
+        assert [value for value in values if f"`{value}`" not in rows[name]] == [], name
 
 
 def test_documented_flags_exist() -> None:
@@ -221,6 +238,19 @@ async def test_readings_are_taken_on_the_event_loop(server: tuple[Readings, Metr
     assert "# TYPE ndsc_reading gauge\nndsc_reading 42.0" in text
     assert "process_resident_memory_bytes" in text
     assert threads == [threading.get_ident()]
+
+
+async def test_a_reading_that_cannot_be_had_is_missing(server: tuple[Readings, MetricsServer]) -> None:
+    readings, metrics = server
+
+    def closed() -> float:
+        raise StoreError("the store is closed")
+
+    readings.watch("ndsc_closed", "A reading", closed)
+    readings.watch("ndsc_reading", "A reading", lambda: 42.0)
+    text = await asyncio.to_thread(get, metrics)
+    assert "ndsc_closed" not in text
+    assert "ndsc_reading 42.0" in text
 
 
 def test_an_event_loop_that_has_ended_leaves_the_rest(server: tuple[Readings, MetricsServer]) -> None:
