@@ -224,6 +224,10 @@ class Archive:
                 "UPDATE session SET last_sequence = max(last_sequence, ?) WHERE number = ?",
                 (row.sequence, session),
             )
+            if inserted is not None:
+                connection.execute(
+                    "UPDATE camera SET newest_side_us = ? WHERE number = ?", (row.capture_time_us, camera)
+                )
         return inserted is not None
 
     def last_side_sequence(self, rig: str, camera: str, session_id: bytes) -> int:
@@ -259,12 +263,11 @@ class Archive:
         return min(rows, key=lambda row: abs(row.capture_time_us - capture_time_us), default=None)
 
     def newest_side_time(self, rig: str, camera: str) -> int | None:
-        """The latest capture time (µs) stored of a stream, or None."""
+        """Capture time (µs) of what was stored last of a stream, or None; not the largest: a clock may have been
+        ahead."""
         with self.database.transaction():
             newest = self.database.value(
-                "SELECT max(capture_time_us) FROM side"
-                " WHERE camera = (SELECT number FROM camera WHERE rig = ? AND name = ?)",
-                *(rig, camera),
+                "SELECT newest_side_us FROM camera WHERE rig = ? AND name = ?", rig, camera
             )
         return None if newest is None else int(newest)
 

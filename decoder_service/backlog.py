@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
-from decoder_service.archive import AsyncArchive, FrameRow, SideRow, StoredFrame, StoredSession, Usage
+from decoder_service.archive import (
+    AsyncArchive,
+    FrameRow,
+    SideRow,
+    StoredFrame,
+    StoredSession,
+    StoreFullError,
+    Usage,
+)
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.outputs import Picture
 from decoder_service.pictures import Job, PairingTerms, PictureMaker
@@ -18,7 +28,14 @@ from decoder_service.streams import Account, StreamKey, StreamRegistry
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.errors import NdscError, ProviderError
 from ndsc.codec.frames import encode_image
-from ndsc.service.errors import BITSTREAM_UNKNOWN, NOT_READY, RefusedError, reason_name, reason_of
+from ndsc.service.errors import (
+    BITSTREAM_UNKNOWN,
+    DECODER_FAILED,
+    NOT_READY,
+    RefusedError,
+    reason_name,
+    reason_of,
+)
 from ndsc.service.history import History
 from ndsc.service.logs import RateLimitedLog
 from ndsc.service.sqlite import StoreError
@@ -68,6 +85,10 @@ class Backlog:
         """Begin with what earlier runs of the server left. Raises StoreError."""
         self._running = True
         self._housekeeping = asyncio.create_task(self._keep_house())
+        # Each camera's newest, all before the first frame is decoded: they say whose pictures serve as side
+        # information.
+        for session in reversed(await self._archive.sessions()):
+            self._registry.remember(account_of(session))
         for rig, camera in await self._archive.cameras_with_pending():
             self.wake(StreamKey(catalog_pb2.STREAM_KIND_CAMERA, rig, camera))
         for key in list(self._cameras):
@@ -117,19 +138,25 @@ class Backlog:
         job = self._job(key, stored, log)
         try:
             picture = await self._maker.make(job)
+        except StoreError:
+            raise
         except ProviderError as error:
-            log.warning("decoder failed, trying again", sequence=job.sequence, error=str(error))
+            job.warn("decoder failed, trying again", sequence=job.sequence, error=str(error))
             return False
         except NdscError as error:
             if isinstance(error, RefusedError) and error.reason in (BITSTREAM_UNKNOWN, NOT_READY):
-                log.warning("stored frames wait for their bundle", sequence=job.sequence, error=str(error))
+                job.warn("stored frames wait for their bundle", sequence=job.sequence, error=str(error))
                 return False
-            await self._fail(key, stored, error, log)
+            await _to_the_end(self._fail(key, stored, error, job))
             return True
-        await self._serve_as_side_information(picture)
-        account = await self._account(key, stored)
-        if await self._archive.mark_decoded(stored.number):
-            self._publisher.publish(picture, account)
+        except Exception:
+            # One frame must never hold up all that are behind it.
+            self._log.exception("stored frame failed", **_names(stored.row))
+            refusal = RefusedError(DECODER_FAILED, "the decoder failed on this frame; its log says why")
+            await _to_the_end(self._fail(key, stored, refusal, job))
+            return True
+        await self._serve_as_side_information(picture, job)
+        await _to_the_end(self._publish(key, stored, picture))
         return True
 
     def _job(self, key: StreamKey, stored: StoredFrame, log: RateLimitedLog) -> Job:
@@ -158,10 +185,15 @@ class Backlog:
             arrived=loop.time() - waited_s,
             deadline=loop.time() + left_s,
             stored=True,
-            warn=log.warning,
+            warn=partial(log.warning, session=row.session_id.hex()[:8]),
         )
 
-    async def _fail(self, key: StreamKey, stored: StoredFrame, error: NdscError, log: RateLimitedLog) -> None:
+    async def _publish(self, key: StreamKey, stored: StoredFrame, picture: Picture) -> None:
+        account = await self._account(key, stored)
+        if await self._archive.mark_decoded(stored.number):
+            self._publisher.publish(picture, account)
+
+    async def _fail(self, key: StreamKey, stored: StoredFrame, error: NdscError, job: Job) -> None:
         reason = reason_of(error)
         account = await self._account(key, stored)
         if await self._archive.mark_failed(stored.number, int(reason)):
@@ -173,30 +205,33 @@ class Backlog:
                 rig=key.rig,
                 camera=key.camera,
                 session=stored.row.session_id.hex(),
-                sequence=stored.row.sequence,
+                sequence=job.sequence,
                 reason=reason_name(reason),
             )
-            log.warning("stored frame failed", sequence=stored.row.sequence, error=str(error))
+            job.warn("stored frame failed", sequence=job.sequence, error=str(error))
 
-    async def _serve_as_side_information(self, picture: Picture) -> None:
+    async def _serve_as_side_information(self, picture: Picture, job: Job) -> None:
         """Keep a picture that other cameras' stored frames may need, as they keep side information."""
         if not self._registry.serves_as_side_information(picture.rig, picture.camera):
             return
         height, width = picture.image.shape[:2]
         data = await asyncio.to_thread(encode_image, picture.image, "png")
-        await self._archive.put_side(
-            SideRow(
-                picture.rig,
-                picture.camera,
-                picture.session_id,
-                picture.sequence,
-                picture.capture_time_us,
-                int(types_pb2.IMAGE_FORMAT_PNG),
-                width,
-                height,
-                data,
-            )
+        row = SideRow(
+            picture.rig,
+            picture.camera,
+            picture.session_id,
+            picture.sequence,
+            picture.capture_time_us,
+            int(types_pb2.IMAGE_FORMAT_PNG),
+            width,
+            height,
+            data,
         )
+        try:
+            await self._archive.put_side(row)
+        except StoreFullError as error:
+            # An archive full of waiting frames gets room as they are decoded, so that must go on.
+            job.warn("picture not stored as side information", sequence=job.sequence, error=str(error))
 
     async def _account(self, key: StreamKey, stored: StoredFrame) -> Account:
         """The account of a frame's session, the one that its node's calls use."""
@@ -206,7 +241,7 @@ class Backlog:
             account = await stored_account(self._archive, key, session_id)
             if account is None:
                 raise StoreError(f"the archive knows no session {session_id.hex()} of a frame that it holds")
-            self._registry.remember(account)
+            account = self._registry.remember(account)
         return account
 
     async def _keep_house(self) -> None:
@@ -257,13 +292,16 @@ def frame_row(opened: Open, opening: bytes, frame: Frame, sequence: int, capture
 
 async def stored_account(archive: AsyncArchive, key: StreamKey, session_id: bytes) -> Account | None:
     """The account of a session as the archive knows it, or None."""
-    session: StoredSession | None = await archive.session(key.rig, key.camera, session_id)
-    if session is None:
-        return None
+    session = await archive.session(key.rig, key.camera, session_id)
+    return None if session is None else account_of(session)
+
+
+def account_of(session: StoredSession) -> Account:
+    """The account of a stored session."""
     opened = Open.FromString(session.opening)
     return Account(
-        key,
-        session_id,
+        StreamKey(catalog_pb2.STREAM_KIND_CAMERA, session.rig, session.camera),
+        session.session_id,
         opened.geometry.width,
         opened.geometry.height,
         opened.delivery,
@@ -275,3 +313,23 @@ async def stored_account(archive: AsyncArchive, key: StreamKey, session_id: byte
         failed=session.failed,
         dropped=session.dropped,
     )
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await work that goes on when the caller is cancelled: what the disk says must be told to others too."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
+def _names(row: FrameRow) -> dict[str, object]:
+    """What a line of the log says about a frame."""
+    return {
+        "rig": row.rig,
+        "camera": row.camera,
+        "session": row.session_id.hex()[:8],
+        "sequence": row.sequence,
+    }

@@ -183,6 +183,11 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
         """Log a warning; the same event at most every ten seconds, for it may come with every frame."""
         self._warnings.warning(event, **facts)
 
+    def keep(self, arrived: Arrived[FrameT]) -> None:
+        """A frame has come to stay, whatever becomes of the call: it is not abandoned when the call breaks off."""
+        if self._unsettled.pop(arrived.sequence, None) is None:
+            self.account.abandoned -= 1  # the call has broken off meanwhile, and counted it
+
     def ask_to_drain(self) -> None:
         """Ask the node to finish and close."""
         self._say(self._answer(drain=types_pb2.Drain(retry_after_ms=RETRY_AFTER_DRAIN_MS)))
@@ -214,6 +219,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
             self.metrics.abandoned(account.key, len(self._unsettled))
             for sequence in self._unsettled:
                 self.history.record("abandoned", sequence=sequence)
+            self._unsettled.clear()
             self._registry.close(account, self)
             self.history.record("closed")
             self.log.info(
@@ -251,7 +257,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
                 frames = request.frames.frames
             elif kind == "open":
                 raise RefusedError(SESSION_STATE, "`open` came twice; one call opens once")
-            elif kind != "heartbeat":
+            if not frames and kind != "heartbeat":
                 raise RefusedError(FIELD_INVALID, "a message held neither frames nor a heartbeat")
             for frame in frames:
                 sequence = frame.sequence or last_sequence + 1
@@ -300,8 +306,8 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
                 error = RefusedError(DECODER_FAILED, "the decoder failed on this frame; its log says why")
             if self.ended:
                 return
-            del self._unsettled[arrived.sequence]
-            self.account.done_sequence = arrived.sequence
+            self._unsettled.pop(arrived.sequence, None)
+            self.account.done_sequence = max(self.account.done_sequence, arrived.sequence)
             # Counted here and not on arrival: a frame that is sent again says it again.
             self.account.dropped += arrived.frame.dropped_before
             self.metrics.dropped(self.account.key, arrived.frame.dropped_before)

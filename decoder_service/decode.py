@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 
 from decoder_service.decoding import Decoders, Workers
-from decoder_service.fields import check_bitstream_id, check_name
+from decoder_service.fields import check_bitstream_id, check_name, check_pixels
 from decoder_service.outputs import Hub, Picture
 from decoder_service.side_information import SideInformationStore
 from decoder_service.streams import StreamKey, StreamRegistry
@@ -56,6 +56,7 @@ class DecodeServicer(DecodeServiceServicer):
         workers: Workers,
         tolerance_us: int,
         max_decodes: int,
+        max_pixels: int,
     ) -> None:
         self._decoders = decoders
         self._store = store
@@ -65,6 +66,7 @@ class DecodeServicer(DecodeServiceServicer):
         self._workers = workers
         self._tolerance_us = tolerance_us
         self._max_decodes = max_decodes
+        self._max_pixels = max_pixels
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -110,6 +112,7 @@ class DecodeServicer(DecodeServiceServicer):
         width, height = message.geometry.width, message.geometry.height
         decoder.bundle.stages_sent(message.rate_level)
         decoder.bundle.geometry.check(width, height)
+        check_pixels(width, height, self._max_pixels)
         frame = CompressedFrame(message.bitstream_id, message.rate_level, width, height, message.payload)
         indices = await self._workers.run(decoder.unpack, frame)
         use, side = await self._side_information(request, width, height)
@@ -130,9 +133,9 @@ class DecodeServicer(DecodeServiceServicer):
         return SideInformationUse(outcome=types_pb2.SIDE_INFORMATION_OUTCOME_NOT_REQUESTED), None
 
     async def _inline(self, image: Image, width: int, height: int) -> tuple[SideInformationUse, Frame]:
-        check_image(image, max_pixels=self._decoders.max_pixels)
+        check_image(image, max_pixels=self._max_pixels)
         _check_size(image.width, image.height, width, height)
-        side = await self._workers.run(from_image, image, max_pixels=self._decoders.max_pixels)
+        side = await self._workers.run(from_image, image, max_pixels=self._max_pixels)
         return SideInformationUse(outcome=types_pb2.SIDE_INFORMATION_OUTCOME_INLINE), side
 
     def _held(

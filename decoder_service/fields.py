@@ -1,11 +1,11 @@
-"""Checks of fields that strangers fill in. Each raises RefusedError (FIELD_INVALID) with one clear line."""
+"""Checks of fields that strangers fill in. Each raises RefusedError with one clear line, for FIELD_INVALID mostly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from ndsc.service.errors import FIELD_INVALID, RefusedError
+from ndsc.service.errors import FIELD_INVALID, GEOMETRY_UNSUPPORTED, RefusedError
 from ndsc.service.identity import is_name
 from ndsc.v1.types_pb2 import Clock
 
@@ -61,3 +61,12 @@ def check_streams(streams: Sequence[str]) -> tuple[str, ...]:
             FIELD_INVALID, f"side_information_streams must be at most {MAX_STREAMS} names, each once"
         )
     return tuple(check_name("a side-information stream", stream) for stream in streams)
+
+
+def check_pixels(width: int, height: int, most: int) -> None:
+    """Refuse frames larger than the settings allow (GEOMETRY_UNSUPPORTED)."""
+    if width * height > most:
+        raise RefusedError(
+            GEOMETRY_UNSUPPORTED,
+            f"frames of {width}x{height} pixels are larger than this server takes ({most} pixels)",
+        )

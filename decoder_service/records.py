@@ -33,7 +33,11 @@ SCHEMA: Final = Schema(
     version=1,
     script="""
     CREATE TABLE camera (
-        number INTEGER PRIMARY KEY, rig TEXT NOT NULL, name TEXT NOT NULL, UNIQUE (rig, name)
+        number INTEGER PRIMARY KEY,
+        rig TEXT NOT NULL,
+        name TEXT NOT NULL,
+        newest_side_us INTEGER,
+        UNIQUE (rig, name)
     ) STRICT;
     CREATE TABLE opening (number INTEGER PRIMARY KEY, opening BLOB NOT NULL UNIQUE) STRICT;
     CREATE TABLE session (

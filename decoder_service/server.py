@@ -133,6 +133,7 @@ class DecoderServer:
             workers=self._workers,
             tolerance_us=self._pairing.tolerance_us,
             max_decodes=settings.max_decodes,
+            max_pixels=self.max_pixels,
         )
         self._server: ServiceServer | None = None
         self._metrics_server: MetricsServer | None = None

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from decoder_service.archive import AsyncArchive, StoreFullError
+from decoder_service.archive import AsyncArchive
 from decoder_service.backlog import Backlog, frame_row, opening_of, stored_account
 from decoder_service.conversation import Arrived, Conversation, Terms, first_message
 from decoder_service.decoding import Decoders, Workers
@@ -21,6 +21,7 @@ from decoder_service.fields import (
     check_bitstream_id,
     check_clock,
     check_name,
+    check_pixels,
     check_sequence,
     check_session_id,
     check_streams,
@@ -44,6 +45,7 @@ from ndsc.service.errors import (
     reason_of,
 )
 from ndsc.service.history import History
+from ndsc.service.sqlite import StoreError
 from ndsc.service.timestamps import from_timestamp, to_timestamp
 from ndsc.v1 import catalog_pb2, types_pb2
 from ndsc.v1.frame_stream_pb2 import Ack, Open, Opened, StreamFramesRequest, StreamFramesResponse
@@ -136,7 +138,6 @@ class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse, Resul
 
 class _LiveConversation(_CameraConversation[Picture]):
     async def take(self, arrived: Arrived[FrameMessage]) -> Picture:
-        self.account.last_capture_time_us = arrived.capture_time_us
         return await self._parts.maker.make(
             Job(
                 key=self.account.key,
@@ -154,10 +155,11 @@ class _LiveConversation(_CameraConversation[Picture]):
         )
 
     def deliver(self, arrived: Arrived[FrameMessage], result: Picture) -> None:
+        self.account.last_capture_time_us = arrived.capture_time_us
         self._parts.publisher.publish(result, self.account)
 
 
-class _ArchiveConversation(_CameraConversation[None]):
+class _ArchiveConversation(_CameraConversation[bool]):
     def __init__(
         self,
         account: Account,
@@ -172,22 +174,28 @@ class _ArchiveConversation(_CameraConversation[None]):
         self._backlog = backlog
         self._opening = opening_of(call.open)
 
-    async def take(self, arrived: Arrived[FrameMessage]) -> None:
+    async def take(self, arrived: Arrived[FrameMessage]) -> bool:
+        """Whether the frame is new to the archive."""
         # To the end, even when the call ends meanwhile: what is committed must also be told to the backlog.
-        await asyncio.shield(asyncio.ensure_future(self._store(arrived)))
+        return await asyncio.shield(asyncio.ensure_future(self._store(arrived)))
 
-    def deliver(self, arrived: Arrived[FrameMessage], result: None) -> None:
+    def deliver(self, arrived: Arrived[FrameMessage], result: bool) -> None:
         self.account.last_capture_time_us = arrived.capture_time_us
+        self.account.abandoned += not result
 
-    async def _store(self, arrived: Arrived[FrameMessage]) -> None:
+    async def _store(self, arrived: Arrived[FrameMessage]) -> bool:
         try:
-            await self._store_or_fail(arrived, self.compressed(arrived.frame))
-        except StoreFullError as error:
+            fresh = await self._store_or_fail(arrived, self.compressed(arrived.frame))
+        except StoreError as error:
             # Not this frame's fault: the node keeps it and comes back with it.
             self.end(RefusedError(STORE_FULL, str(error)))
-        self._backlog.wake(self.account.key)
+            return False
+        if fresh:
+            self.keep(arrived)
+            self._backlog.wake(self.account.key)
+        return fresh
 
-    async def _store_or_fail(self, arrived: Arrived[FrameMessage], compressed: CompressedFrame) -> None:
+    async def _store_or_fail(self, arrived: Arrived[FrameMessage], compressed: CompressedFrame) -> bool:
         key, opened = self.account.key, self._call.open
         try:
             to_timestamp(arrived.capture_time_us)
@@ -209,6 +217,7 @@ class _ArchiveConversation(_CameraConversation[None]):
             fresh = await self._archive.store(row)
         self.metrics.stored(key, fresh=fresh)
         self.history.record("stored" if fresh else "duplicate", sequence=arrived.sequence)
+        return fresh
 
 
 class FrameStreamServicer(FrameStreamServiceServicer):
@@ -290,7 +299,9 @@ class FrameStreamServicer(FrameStreamServiceServicer):
         )
         known = self._parts.registry.resume(key, request.session_id)
         if known is None and request.delivery == types_pb2.DELIVERY_ARCHIVE:
-            known = await stored_account(self._stores()[0], key, request.session_id)
+            stored = await stored_account(self._stores()[0], key, request.session_id)
+            # The backlog may have come first: what it decodes must be counted in the same account.
+            known = self._parts.registry.resume(key, request.session_id) or stored
         if known is None:
             return fresh, False
         if (known.width, known.height, known.delivery) != (fresh.width, fresh.height, fresh.delivery):
@@ -308,12 +319,3 @@ class FrameStreamServicer(FrameStreamServiceServicer):
             payload_bounds(bundle.bitstream, level, grid)[1] for level in range(bundle.rate_level_count)
         )
         return replace(self._terms, credit_bytes=max(self._terms.credit_bytes, largest))
-
-
-def check_pixels(width: int, height: int, most: int) -> None:
-    """Raise RefusedError (GEOMETRY_UNSUPPORTED) for frames that the settings bar."""
-    if width * height > most:
-        raise RefusedError(
-            GEOMETRY_UNSUPPORTED,
-            f"frames of {width}x{height} pixels are larger than this server takes ({most} pixels)",
-        )

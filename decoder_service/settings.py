@@ -79,8 +79,15 @@ class DecoderSettings(ServiceSettings):
         le=3_600_000,
         description="longest wait of a stored frame for its side information, which may be late as well",
     )
-    max_batch: int = Field(
-        8, ge=1, le=256, description="frames of one size decoded in one run of the network"
+    max_batch: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="frames of one size decoded in one run of the network; default: 8 on a GPU, 1 on a CPU, "
+        "which gains nothing by more",
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads for all networks together; 0 takes one for each core"
     )
     max_pixels: int | None = Field(
         None, ge=1, description="largest frame taken, in pixels; default: what the bundles can decode"

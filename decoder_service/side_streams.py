@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 
-from decoder_service.archive import AsyncArchive, SideRow, StoreFullError
+from decoder_service.archive import AsyncArchive, SideRow
 from decoder_service.conversation import Arrived, Conversation, Terms, first_message
 from decoder_service.decoding import Workers
 from decoder_service.fields import check_clock, check_name, check_sequence, check_session_id
@@ -27,6 +27,7 @@ from ndsc.service.errors import (
 )
 from ndsc.service.history import History
 from ndsc.service.images import check_image, from_image, max_image_bytes
+from ndsc.service.sqlite import StoreError
 from ndsc.service.timestamps import from_timestamp
 from ndsc.v1 import catalog_pb2, types_pb2
 from ndsc.v1.side_information_pb2 import (
@@ -136,7 +137,7 @@ class _SideConversation(Conversation[SideInformationFrame, StreamSideInformation
                     image.data,
                 )
             )
-        except StoreFullError as error:
+        except StoreError as error:
             if self.account.delivery == types_pb2.DELIVERY_ARCHIVE:
                 self.end(RefusedError(STORE_FULL, str(error)))
             self.warn("side information not stored", sequence=arrived.sequence, error=str(error))

@@ -48,7 +48,7 @@ class Account:
     """Decoded (cameras) or held at some time (side information)."""
     failed: int = 0
     abandoned: int = 0
-    """In flight when a call broke off: the node sends them again or drops them."""
+    """In flight when a call broke off: the node sends them again or drops them. Or stored already."""
     dropped: int = 0
     """As the node reported."""
     received_bytes: int = 0
@@ -101,9 +101,13 @@ class StreamRegistry:
         account = self._accounts.get(key)
         return account if account is not None and account.session_id == session_id else None
 
-    def remember(self, account: Account) -> None:
-        """Keep the account of a session that has no call, unless the stream has a newer one."""
-        self._accounts.setdefault(account.key, account)
+    def remember(self, account: Account) -> Account:
+        """Keep the account of a session that has no call, unless the stream has a newer one.
+
+        Gives the session's account: another one when that is kept already.
+        """
+        kept = self._accounts.setdefault(account.key, account)
+        return kept if kept.session_id == account.session_id else account
 
     def open(self, account: Account, peer: Peer) -> None:
         """Enter a stream's call; an open one of the same key is broken off (SESSION_SUPERSEDED).

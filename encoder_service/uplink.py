@@ -216,7 +216,7 @@ class Uplink:
             # The receiver learns why the call ended.
             await self.until(lambda: self._ended)
         except asyncio.CancelledError:
-            # A cancelled call looks like a cancelled task.
+            # A read that took too long has cancelled the call, which looks here as if the task had been.
             task = asyncio.current_task()
             if self._error is None or task is None or task.cancelling():
                 raise
@@ -250,7 +250,6 @@ class Uplink:
                 f"{self.in_flight} frames were not acknowledged",
                 retryable=True,
             )
-            self._call.cancel()  # a write may wait for the decoder to read
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             self._error = self._why()
         except SessionError as error:

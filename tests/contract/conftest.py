@@ -1,4 +1,4 @@
-"""A decoder server in this process, on a free loopback port, with the tiny bundle."""
+"""A decoder server in this process, on a free loopback port, with the tiny bundle; a scripted one for nodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import pytest
 from decoder_service import batching
 from decoder_service.server import DecoderServer
 from decoder_service.settings import DecoderSettings
+from encoder_service import node
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder, Indices
-from ndsc.codec.frames import Frame
+from ndsc.codec.frames import Frame, write_image
+from tests.contract import encoder_peer
+from tests.contract.encoder_peer import Nodes, Peer, ScriptedSource, serve
 
 StartDecoder = Callable[..., Awaitable[DecoderServer]]
 
@@ -93,3 +96,34 @@ def held_decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(batching, "_decode", held)
     yield go_on
     go_on.set()
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    """A scripted decoder that serves."""
+    async with serve(Peer(heartbeat_ms=100)) as peer:
+        yield peer
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedSource:
+    """What every node in this process opens as its source."""
+    source = ScriptedSource()
+    monkeypatch.setattr(node, "open_source", lambda *_args, **_more: source)
+    return source
+
+
+@pytest.fixture
+def make_node(tiny_bundle_path: Path) -> Nodes:
+    """`make_node(peer, source, pace="realtime", …)` → a camera node in this process."""
+    return Nodes(tiny_bundle_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten pictures."""
+    path = tmp_path / "frames"
+    path.mkdir()
+    for number in range(10):
+        write_image(path / f"{number:03d}.png", encoder_peer.picture(number))
+    return path

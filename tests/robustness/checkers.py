@@ -12,8 +12,8 @@ from tests.robustness.accounts import Accounts, Fate, Process, accounts_of
 from tests.robustness.conditions import Conditions
 from tests.robustness.history import Event, History, Key
 
-GROWTH_MS: Final = 400
-"""By how much the median age of a run's last third may exceed that of its first."""
+GROWTH: Final = 0.5
+"""Part of the age bound by which the median age of a run's last third may exceed that of its first."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,28 @@ def fresh(history: History, conditions: Conditions) -> list[str]:
         if third:
             first = median(age for age, _ in ages[:third])
             last = median(age for age, _ in ages[-third:])
-            if last > first + GROWTH_MS:
+            if last > first + GROWTH * conditions.age_bound_ms:
                 violations.append(f"{camera}: age grew from {first:.0f} to {last:.0f} ms")
     return violations
 
 
-def complete(history: History, _: Conditions) -> list[str]:
-    """ARCHIVE: every coded frame was decoded, or failed with a reason, by the end."""
+def complete(history: History, conditions: Conditions) -> list[str]:
+    """ARCHIVE: every coded frame was decoded, or failed with a reason, by the end. Lossless: every frame was."""
     accounts = accounts_of(history)
-    archived = history.cameras("archive")
+    cameras = _kept(history, conditions)
     wanted = accounts.coded | accounts.stored
     settled = accounts.decoded.keys() | accounts.refused.keys()
-    return [
+    violations = [
         f"{event.where} was {event.name} and neither decoded nor refused"
         for key, event in wanted.items()
-        if event.camera in archived and key not in settled
+        if event.camera in cameras and key not in settled
     ]
+    if conditions.lossless:
+        violations += [
+            f"{event.camera} dropped {event['count']} frames: {event['why']}"
+            for event in history.of("node", "dropped")
+        ]
+    return violations
 
 
 def resumable(history: History, _: Conditions) -> list[str]:
@@ -176,8 +182,8 @@ def _live(history: History, _: Conditions) -> frozenset[str]:
     return history.cameras("live")
 
 
-def _archive(history: History, _: Conditions) -> frozenset[str]:
-    return history.cameras("archive")
+def _kept(history: History, conditions: Conditions) -> frozenset[str]:
+    return history.cameras(None if conditions.lossless else "archive")
 
 
 def _bystanders(history: History, conditions: Conditions) -> frozenset[str]:
@@ -189,7 +195,7 @@ PROMISES: Final = (
     Promise("Unique", unique, _every),
     Promise("Accounted", accounted, _every),
     Promise("Fresh", fresh, _live),
-    Promise("Complete", complete, _archive),
+    Promise("Complete", complete, _kept),
     Promise("Resumable", resumable, _every),
     Promise("Uncorrupted", uncorrupted, _every),
     Promise("Isolated", isolated, _bystanders),

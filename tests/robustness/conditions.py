@@ -45,8 +45,8 @@ class Conditions:
     """Frames that a camera node holds at most between capture and its account, lost when it is killed."""
     references: Mapping[Key, Reference] = field(default_factory=dict)
     """Of a sample of the decoded frames."""
-    cannot_decode: frozenset[str] = frozenset()
-    """Cameras whose frames are meant to fail."""
+    lossless: bool = False
+    """No camera may lose any frame, LIVE ones included."""
 
     @property
     def victims(self) -> frozenset[str]:

@@ -81,12 +81,16 @@ class Rig:
     """Bundles of the decoder's next start, the preferred one first; none: the present one alone."""
     valid_s: dict[str, float] = field(default_factory=dict)
     """How long nodes' certificates are valid, by camera; else long enough."""
+    node_flags: tuple[str, ...] = ()
+    """Of every node, that of the side information too."""
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
     """Of nodes, by camera."""
     link: Link | None = None
     """Two hosts: the decoder's, and that of the cameras in `remote`."""
     remote: frozenset[str] = frozenset()
     age_bound_ms: int = 1_500
+    lossless: bool = False
+    """No camera may lose a frame."""
     meant_to_end: set[str] = field(default_factory=set)
     """Nodes whose end is no error, however it comes."""
     references: dict[Key, Reference] = field(default_factory=dict)
@@ -256,5 +260,6 @@ class Rig:
         delivery = self.side_delivery if camera is None else camera.delivery
         if delivery == "archive":
             flags += ["--delivery", "archive", "--spool", str(self.folder / f"{name}.spool")]
+        flags += self.node_flags
         role: Role = "side-information" if camera is None else "camera"
         return flags + self.credentials.node(role, name, self.valid_s.get(name))

@@ -126,6 +126,7 @@ def check(rig: Rig, result: Result) -> None:
         windows=tuple(rig.windows),
         killed=rig.killed,
         age_bound_ms=rig.age_bound_ms,
+        lossless=rig.lossless,
         references=references_of(history, rig.bundles.all, scene) | rig.references,
     )
     accounts = accounts_of(history)

@@ -29,6 +29,10 @@ OVERLOAD: Final = 3.0
 """Time that the slow decoder takes for a frame, of the time there is."""
 
 
+OVERLOAD_CREDIT: Final = 2
+"""Frames in flight of each camera."""
+
+
 class NotInjectedError(Exception):
     """A fault that cannot be seen in the history: the run proves nothing."""
 
@@ -299,13 +303,15 @@ def _first_missed(pictures: Iterable[SubscribedFrame]) -> int:
 
 async def bundle_changed(rig: Rig) -> None:
     """The decoder is updated to a server that prefers another bundle; four cameras fetch it and change over."""
-    cameras = (*CAMERAS, Camera("archive-b", "archive"))
     rig.cameras = tuple(
         replace(
-            camera, flags=("--fetch-bundle", "--bundle-cache", str(rig.folder / f"{camera.name}.bundles"))
+            camera,
+            flags=("--fetch-bundle", "--bundle-cache", str(rig.folder / f"{camera.name}.bundles")),
         )
-        for camera in cameras
+        for camera in (*CAMERAS, Camera("archive-b", "archive"))
     )
+    rig.lossless = True
+    rig.node_flags = ("--queue-frames", "64", "--max-age-ms", "10000")
     async with rig.traffic():
         await rig.stream(0.3)
         async with rig.fault():
@@ -321,7 +327,7 @@ async def decoder_slow(rig: Rig) -> None:
     """A decoder that takes three times as long for a frame as there is."""
     rig.cameras = (Camera(LIVE, "live"), Camera(OTHER_LIVE, "live"), Camera("live-c", "live"))
     rig.seconds = 20
-    rig.age_bound_ms = 2_500
+    rig.decoder_flags = ("--credit-frames", str(OVERLOAD_CREDIT))
     decode_s = OVERLOAD / (len(rig.cameras) * rig.fps)
     rig.served = (await asyncio.to_thread(make_slow_bundle, rig.folder / "slow", decode_s),)
     async with rig.traffic():
@@ -329,6 +335,8 @@ async def decoder_slow(rig: Rig) -> None:
     history = rig.history()
     captured, decoded = len(history.of("node", "captured")), len(history.of("decoder", "decoded"))
     _must_show(captured > 2 * decoded, "that the decoder was too slow")
+    # Little's law: a frame is as old as those in flight take; and a batch may have begun just before it came.
+    rig.age_bound_ms = round(2 * len(rig.cameras) * OVERLOAD_CREDIT * 1000 * rig.seconds / decoded)
     plot_ages(history, rig.folder / "age.png", f"LIVE, decoder {OVERLOAD:g} times too slow")
 
 
@@ -336,6 +344,8 @@ async def archive_replayed(rig: Rig) -> None:
     """kill -9 of the decoder while frames and side information wait; every picture is as without it."""
     rig.cameras = (Camera(ARCHIVE, "archive"),)
     rig.side_delivery = "archive"
+    rig.lossless = True
+    rig.node_flags = ("--queue-frames", "64")
     rig.decoder_flags = ("--archive-pair-wait-ms", "30000")
     calm = replace(rig, folder=rig.folder / "calm", port=free_port(), services={}, proxies={}, windows=[])
     calm.folder.mkdir()

@@ -203,6 +203,7 @@ BROKEN: dict[str, list[tuple[str, Break, str]]] = {
             both(without("decoded", "top", 6), without("stored", "top", 6)),
             "was coded",
         ),
+        ("lossless, yet dropped", lambda events: events, "left dropped 1 frames: age"),
     ],
     "Resumable": [
         ("skips", changed("opened", "top", next_sequence=9), "over 8, which was not done with"),
@@ -261,7 +262,9 @@ def test_broken_history_is_seen(name: str, case: str, broken: Break, seen: str) 
 
 def _conditions(name: str, case: str) -> Conditions:
     if case == "later and later":
-        return replace(CONDITIONS, age_bound_ms=10_000)
+        return replace(CONDITIONS, age_bound_ms=800)
+    if case == "lossless, yet dropped":
+        return replace(CONDITIONS, lossless=True)
     if name == "Isolated" and case:  # a fault on the LIVE camera alone
         return replace(CONDITIONS, windows=(replace(DEATH, cameras=frozenset({"left"})),))
     return CONDITIONS
