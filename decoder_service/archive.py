@@ -263,8 +263,7 @@ class Archive:
         return min(rows, key=lambda row: abs(row.capture_time_us - capture_time_us), default=None)
 
     def newest_side_time(self, rig: str, camera: str) -> int | None:
-        """Capture time (µs) of what was stored last of a stream, or None; not the largest: a clock may have been
-        ahead."""
+        """Capture time (µs) of what was stored last of a stream, or None. Its clock may have stepped back."""
         with self.database.transaction():
             newest = self.database.value(
                 "SELECT newest_side_us FROM camera WHERE rig = ? AND name = ?", rig, camera

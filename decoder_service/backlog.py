@@ -83,12 +83,12 @@ class Backlog:
 
     async def start(self) -> None:
         """Begin with what earlier runs of the server left. Raises StoreError."""
-        self._running = True
         self._housekeeping = asyncio.create_task(self._keep_house())
-        # Each camera's newest, all before the first frame is decoded: they say whose pictures serve as side
-        # information.
-        for session in reversed(await self._archive.sessions()):
+        newest = {(session.rig, session.camera): session for session in await self._archive.sessions()}
+        # All of them before the first frame is decoded: they say whose pictures serve as side information.
+        for session in newest.values():
             self._registry.remember(account_of(session))
+        self._running = True
         for rig, camera in await self._archive.cameras_with_pending():
             self.wake(StreamKey(catalog_pb2.STREAM_KIND_CAMERA, rig, camera))
         for key in list(self._cameras):
@@ -151,7 +151,10 @@ class Backlog:
             return True
         except Exception:
             # One frame must never hold up all that are behind it.
-            self._log.exception("stored frame failed", **_names(stored.row))
+            session = stored.row.session_id.hex()[:8]
+            self._log.exception(
+                "frame failed", rig=key.rig, camera=key.camera, session=session, sequence=job.sequence
+            )
             refusal = RefusedError(DECODER_FAILED, "the decoder failed on this frame; its log says why")
             await _to_the_end(self._fail(key, stored, refusal, job))
             return True
@@ -323,13 +326,3 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
-
-
-def _names(row: FrameRow) -> dict[str, object]:
-    """What a line of the log says about a frame."""
-    return {
-        "rig": row.rig,
-        "camera": row.camera,
-        "session": row.session_id.hex()[:8],
-        "sequence": row.sequence,
-    }

@@ -1,4 +1,4 @@
-"""Checks of fields that strangers fill in. Each raises RefusedError with one clear line, for FIELD_INVALID mostly."""
+"""Checks of fields that strangers fill in. Each raises RefusedError with one clear line."""
 
 from __future__ import annotations
 

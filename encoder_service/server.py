@@ -51,6 +51,7 @@ async def serve(settings: EncoderSettings) -> None:
     certificates = None if files is None else watch_certificates(files)
     authority = Authority()
     node = Node(settings, metrics, certificates)
+    metrics_server = _serve_metrics(settings, node, metrics, certificates)
     server = await create_server(
         listen=settings.listen,
         register=lambda server: node_pb2_grpc.add_NodeServiceServicer_to_server(
@@ -62,7 +63,6 @@ async def serve(settings: EncoderSettings) -> None:
         certificates=certificates,
         authority=authority,
     )
-    metrics_server = _serve_metrics(settings, node, metrics, certificates)
 
     async def on_connection(connected: bool) -> None:
         await server.set_serving(connected)
@@ -92,7 +92,7 @@ async def serve(settings: EncoderSettings) -> None:
         lost = node.account.in_flight
         if work.cancelled() and lost > 0 and settings.delivery == "live":
             raise SessionError(
-                f"stopped after {settings.drain_seconds:g} s; the decoder at {settings.decoder} did not "
+                f"stopped within {settings.drain_seconds:g} s; the decoder at {settings.decoder} did not "
                 f"acknowledge {lost} frames",
                 retryable=False,
             )

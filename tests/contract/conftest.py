@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -11,22 +12,41 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decoder_service import batching
+from decoder_service import batching, server
+from decoder_service.archive import Archive
 from decoder_service.server import DecoderServer
 from decoder_service.settings import DecoderSettings
 from encoder_service import node
 from ndsc.codec.bitstream import CompressedFrame
-from ndsc.codec.bundle import Bundle
+from ndsc.codec.bundle import Bundle, write_bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder, Indices
 from ndsc.codec.frames import Frame, write_image
+from ndsc.codec.prior import StaticPrior
 from tests.contract import encoder_peer
 from tests.contract.encoder_peer import Nodes, Peer, ScriptedSource, serve
+from tests.tiny_bundle import CODEBOOK_SIZES
 
 StartDecoder = Callable[..., Awaitable[DecoderServer]]
+MakeGate = Callable[[type, str], "Gate"]
 
 
-def address_of(server: DecoderServer) -> str:
-    return f"127.0.0.1:{server.server.port}"
+def address_of(decoder: DecoderServer) -> str:
+    return f"127.0.0.1:{decoder.server.port}"
+
+
+def small_archive(monkeypatch: pytest.MonkeyPatch, capacity_bytes: int) -> None:
+    """Servers get an archive smaller than the settings allow."""
+
+    def make(settings: DecoderSettings, folder: Path) -> Archive:
+        return Archive(folder, capacity_bytes=capacity_bytes, keep_us=1 << 40, tolerance_us=50_000)
+
+    monkeypatch.setattr(server, "_open_archive", make)
+
+
+async def stop(decoder: DecoderServer) -> None:
+    """End a server at once, so that another one can have its archive."""
+    await decoder.server.stop()
+    await decoder.close()
 
 
 @pytest.fixture
@@ -127,3 +147,50 @@ def folder(tmp_path: Path) -> Path:
     for number in range(10):
         write_image(path / f"{number:03d}.png", encoder_peer.picture(number))
     return path
+
+
+class Gate:
+    """Where threads that call a function stand still until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        self._open.wait()
+
+    async def wait_until_reached(self) -> None:
+        assert await asyncio.to_thread(self.reached.wait, 20)
+
+
+@pytest.fixture
+def make_gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeGate]:
+    """`make_gate(Archive, "store")` → a Gate before that method; open at the end of the test in any case."""
+    gates: list[Gate] = []
+
+    def make(owner: type, name: str) -> Gate:
+        gate, method = Gate(), getattr(owner, name)
+
+        def held(*arguments: Any, **named: Any) -> Any:
+            gate.pass_through()
+            return method(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, held)
+        gates.append(gate)
+        return gate
+
+    yield make
+    for gate in gates:
+        gate.open()
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tiny_parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny bundle with another prior, and so another bitstream."""
+    prior = StaticPrior.from_counts([np.arange(size, 0, -1) for size in CODEBOOK_SIZES])
+    path = tmp_path_factory.mktemp("bundles") / "other"
+    return write_bundle(path, **(tiny_parts | {"name": "other", "prior": prior}))

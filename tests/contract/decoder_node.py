@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import grpc
@@ -19,8 +22,10 @@ from ndsc.service.timestamps import to_timestamp
 from ndsc.v1 import types_pb2
 from ndsc.v1.catalog_pb2 import ListStreamsRequest, StreamInfo
 from ndsc.v1.catalog_pb2_grpc import CatalogServiceStub
+from ndsc.v1.decode_pb2 import DecodedFrame, SubscribeRequest, SubscribeResponse
+from ndsc.v1.decode_pb2_grpc import DecodeServiceStub
 from ndsc.v1.frame_stream_pb2 import Frame as FrameMessage
-from ndsc.v1.frame_stream_pb2 import Open, StreamFramesRequest, StreamFramesResponse
+from ndsc.v1.frame_stream_pb2 import FrameBatch, Open, Opened, StreamFramesRequest, StreamFramesResponse
 from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceStub
 from ndsc.v1.side_information_pb2 import (
     SideInformationFrame,
@@ -31,7 +36,9 @@ from ndsc.v1.side_information_pb2 import (
 from ndsc.v1.side_information_pb2_grpc import SideInformationServiceStub
 
 EPOCH_US = 1_700_000_000_000_000
-TIMEOUT_S = 10.0
+TIMEOUT_S = 20.0
+RAW = types_pb2.IMAGE_FORMAT_RAW_RGB8
+ARCHIVE = types_pb2.DELIVERY_ARCHIVE
 
 RequestT = TypeVar("RequestT", StreamFramesRequest, StreamSideInformationRequest)
 AnswerT = TypeVar("AnswerT", StreamFramesResponse, StreamSideInformationResponse)
@@ -62,6 +69,50 @@ async def until(address: str, condition: Callable[[dict[str, StreamInfo]], bool]
             pass
 
 
+def errors(answers: Sequence[StreamFramesResponse]) -> list[tuple[int, str]]:
+    """(sequence, reason) of each error among the answers."""
+    return [
+        (answer.error.sequence, types_pb2.ErrorReason.Name(answer.error.reason).removeprefix("ERROR_REASON_"))
+        for answer in answers
+        if answer.WhichOneof("message") == "error"
+    ]
+
+
+def acks(answers: Sequence[StreamFramesResponse]) -> list[int]:
+    """What each ack among the answers covers."""
+    return [answer.ack.up_to_sequence for answer in answers if answer.WhichOneof("message") == "ack"]
+
+
+def counts(stream: StreamInfo) -> dict[str, int]:
+    """The part of an account that is not 0."""
+    names = ("received", "decoded", "failed", "abandoned", "waiting", "dropped")
+    return {name: getattr(stream, name) for name in names if getattr(stream, name)}
+
+
+def events(history: Path, *names: str) -> list[dict[str, Any]]:
+    """The events of these names in a history file."""
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    return [line for line in lines if line["event"] in names]
+
+
+@asynccontextmanager
+async def subscribed(address: str, **request: Any) -> AsyncIterator[Any]:
+    """A Subscribe call that is in force."""
+    async with open_channel(address) as channel:
+        call: Any = DecodeServiceStub(channel).Subscribe(SubscribeRequest(**({"rig": "rig"} | request)))
+        first = await call.read()
+        assert first.WhichOneof("message") == "subscribed"
+        yield call
+        call.cancel()
+
+
+async def picture_of(call: Any) -> DecodedFrame:
+    """The next picture of a subscription."""
+    answer: SubscribeResponse = await asyncio.wait_for(call.read(), TIMEOUT_S)
+    assert answer.WhichOneof("message") == "frame"
+    return answer.frame
+
+
 class Node(Generic[RequestT, AnswerT]):
     """One call, read and written by hand. Heartbeats of the server are passed over unless asked for."""
 
@@ -88,6 +139,12 @@ class Node(Generic[RequestT, AnswerT]):
 
     async def write(self, request: RequestT) -> None:
         await self.call.write(request)
+
+    async def ack(self) -> int:
+        """What the next answer, an ack, covers."""
+        answer = await self.read()
+        assert answer.WhichOneof("message") == "ack", answer
+        return answer.ack.up_to_sequence
 
     async def refusal(self) -> tuple[grpc.StatusCode, str | None]:
         """(code, reason) with which the server ends the call; answers before it are passed over."""
@@ -123,20 +180,24 @@ class CameraNode(Node[StreamFramesRequest, StreamFramesResponse]):
         await self.write(StreamFramesRequest(open=request))
         return await self.read()
 
+    async def resume(self, request: Open) -> Opened:
+        """Open, and what the server says to it."""
+        answer = await self.open(request)
+        assert answer.WhichOneof("message") == "opened", answer
+        return answer.opened
+
     async def send(
         self, sequence: int, frame: CompressedFrame, *, offset_us: int | None = None, dropped_before: int = 0
     ) -> None:
         """Send a frame; its capture time is EPOCH_US + 100 ms a sequence number unless said otherwise."""
         offset_us = sequence * 100_000 if offset_us is None else offset_us
         delta_us, self._offset_us = offset_us - self._offset_us, offset_us
-        message = FrameMessage(
-            sequence=sequence,
-            capture_delta_us=delta_us,
-            rate_level=frame.rate_level,
-            payload=frame.payload,
-            dropped_before=dropped_before,
-        )
+        message = frame_message(sequence, frame, delta_us=delta_us, dropped_before=dropped_before)
         await self.write(StreamFramesRequest(frame=message))
+
+    async def send_together(self, *frames: FrameMessage) -> None:
+        """Send frames in one message."""
+        await self.write(StreamFramesRequest(frames=FrameBatch(frames=frames)))
 
 
 class SideNode(Node[StreamSideInformationRequest, StreamSideInformationResponse]):
@@ -161,6 +222,19 @@ class SideNode(Node[StreamSideInformationRequest, StreamSideInformationResponse]
         )
         await self.write(StreamSideInformationRequest(frame=message))
         return await self.read()
+
+
+def frame_message(
+    sequence: int, frame: CompressedFrame, *, delta_us: int = 100_000, dropped_before: int = 0
+) -> FrameMessage:
+    """A frame, `delta_us` after the one before."""
+    return FrameMessage(
+        sequence=sequence,
+        capture_delta_us=delta_us,
+        rate_level=frame.rate_level,
+        payload=frame.payload,
+        dropped_before=dropped_before,
+    )
 
 
 def camera_open(frame: CompressedFrame, **fields: Any) -> Open:

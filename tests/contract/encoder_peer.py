@@ -43,9 +43,9 @@ AMPLE = Credit(max_frames=100, max_bytes=1 << 30)
 NONE = Credit()
 
 
-def picture(number: int) -> NDArray[np.uint8]:
+def picture(number: int, width: int = WIDTH) -> NDArray[np.uint8]:
     """uint8 [24, 40, 3]: a picture of its own for each number."""
-    return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return np.random.default_rng(number).integers(0, 256, (HEIGHT, width, 3), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ class PeerCall:
         """Read until the node has closed, or the call is to end."""
         reading = asyncio.create_task(self._read(peer))
         try:
-            await asyncio.wait({reading, self._ending}, return_when=asyncio.FIRST_COMPLETED)
+            parts: set[asyncio.Future[Any]] = {reading, self._ending}
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             if not self._ending.done():
                 await reading
                 return
@@ -185,6 +186,8 @@ class Peer(FrameStreamServiceServicer, SideInformationServiceServicer):
     """The only bitstream that is not refused; None: any."""
     done: int = 0
     """Sequence that the next call goes on after, unless the node is further."""
+    next_sequence: int | None = None
+    """What `opened` says instead."""
     knows_session: bool | None = None
     """What `resumed` says; None: whether there was a call before."""
     preferred: bytes = b""
@@ -250,11 +253,13 @@ class Peer(FrameStreamServiceServicer, SideInformationServiceServicer):
             await errors.abort(context, *refusal)
         call = PeerCall(context, request.open, side=side, tell=self._tell)
         resumed = bool(self.calls) if self.knows_session is None else self.knows_session
+        if self.calls and self.call.open.session_id != call.open.session_id:
+            self.done = 0
         self.calls.append(call)
         await self._tell()
         if not self.answers:
             await asyncio.Event().wait()
-        next_sequence = max(self.done + 1, call.open.next_sequence)
+        next_sequence = self.next_sequence or max(self.done + 1, call.open.next_sequence)
         call.begin(next_sequence)
         facts: dict[str, Any] = {
             "next_sequence": next_sequence,
@@ -314,13 +319,14 @@ class ScriptedSource:
     """Gives frames when the test says so; `give` returns when the node's queue has them."""
 
     clock: Clock = "unsynchronized"
-    width, height = WIDTH, HEIGHT
     epoch_us = EPOCH_US
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0, *, width: int = WIDTH) -> None:
+        """`first`: number of its first frame, where an earlier source of the same node left off."""
+        self.width, self.height = width, HEIGHT
         self._orders: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
         self._done = threading.Semaphore(0)
-        self._count = 0
+        self._count = first
 
     def __iter__(self) -> Iterator[SourceFrame]:
         while (order := self._orders.get()) is not None:
@@ -328,9 +334,8 @@ class ScriptedSource:
                 raise order
             try:
                 for _ in range(order):
-                    yield SourceFrame(
-                        picture(self._count), self.epoch_us + 1000 * self._count, str(self._count)
-                    )
+                    image = picture(self._count, self.width)
+                    yield SourceFrame(image, self.epoch_us + 1000 * self._count, str(self._count))
                     self._count += 1
             finally:
                 self._done.release()

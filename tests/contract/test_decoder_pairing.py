@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,29 @@ from ndsc.client import Client, SubscribedFrame
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.codec import FrameDecoder
 from ndsc.codec.frames import Frame, write_image
+from ndsc.service.images import from_image
 from ndsc.sources import SourceError, open_source
+from ndsc.v1 import types_pb2
 from ndsc.v1.catalog_pb2 import STREAM_KIND_SIDE_INFORMATION
 from tests.contract.conftest import StartDecoder, address_of
-from tests.contract.decoder_node import EPOCH_US, CameraNode, SideNode, camera_open, side_open, streams, until
+from tests.contract.decoder_node import (
+    EPOCH_US,
+    RAW,
+    CameraNode,
+    SideNode,
+    camera_open,
+    picture_of,
+    side_open,
+    streams,
+    subscribed,
+    until,
+)
 
 LONG_MS = 20_000
 """A wait that no test sits out."""
+
+PAIRED = types_pb2.SIDE_INFORMATION_OUTCOME_PAIRED
+ABSENT = types_pb2.SIDE_INFORMATION_OUTCOME_ABSENT
 
 
 async def decode_one(
@@ -252,3 +269,124 @@ async def test_an_attached_source_gives_way_to_a_node(tmp_path: Path, side_pictu
     registry.open(Account(source.account.key, secrets.token_bytes(16), 40, 24), source)
     await asyncio.sleep(0)
     assert store.held_frames("rig", "right") == 0
+
+
+async def test_a_stalled_stream_is_waited_for_once(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    wait_us = 800_000
+    address = address_of(await start_decoder(pair_wait_ms=wait_us // 1000))
+    async with (
+        SideNode.connect(address) as side,
+        subscribed(address, format=RAW) as pictures,
+        CameraNode.connect(address) as node,
+    ):
+        await side.open(side_open(side_picture))
+        await side.send(1, side_picture, EPOCH_US + 60_000)
+        await node.open(camera_open(compressed, side_information_streams=["right"]))
+        waits = []
+        for sequence in (1, 2, 3, 4):
+            await node.send(sequence, compressed)
+            decoded = await picture_of(pictures)
+            waits.append(decoded.decode_us >= wait_us)
+            outcome = PAIRED if sequence == 1 else ABSENT
+            assert decoded.side_information.outcome == outcome
+        assert waits == [True, False, False, False]
+        await side.send(2, side_picture, EPOCH_US + 300_000)  # it is back, but behind
+        await node.send(5, compressed)
+        await until(address, lambda streams: streams["left"].received == 5)
+        await side.send(3, side_picture, EPOCH_US + 500_000)
+        decoded = await picture_of(pictures)
+    assert (decoded.side_information.outcome, decoded.side_information.offset_us) == (PAIRED, 0)
+
+
+async def test_a_clock_that_steps(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    hour_us = 3_600_000_000
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        await side.send(1, side_picture, EPOCH_US + hour_us)
+        ahead = await decode_one(address, compressed, offset_us=100_000)
+        assert ahead.side_information.outcome == "absent", "and at once"
+        await side.send(2, side_picture, EPOCH_US + 100_000)
+        waiting = asyncio.create_task(decode_one(address, compressed, offset_us=200_000))
+        await until(address, lambda streams: streams["left"].received == 1 and not streams["left"].decoded)
+        await side.send(3, side_picture, EPOCH_US + 210_000)
+        back = await waiting
+    assert (back.side_information.outcome, back.side_information.offset_us) == ("paired", 10_000)
+
+
+async def test_side_information_out_of_order(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame, tiny_decoder: FrameDecoder
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    black = np.zeros_like(side_picture)
+    async with SideNode.connect(address) as side:
+        await side.open(side_open(side_picture))
+        for sequence, (image, offset_us) in enumerate(
+            [(black, 40_000), (side_picture, 0), (black, -40_000), (black, 100_000)], start=1
+        ):
+            await side.send(sequence, image, EPOCH_US + offset_us)
+        decoded = await decode_one(address, compressed)
+    assert (decoded.side_information.outcome, decoded.side_information.offset_us) == ("paired", 0)
+    np.testing.assert_array_equal(decoded.image, tiny_decoder.decode(compressed, side_picture))
+
+
+async def test_cameras_share_side_information(
+    start_decoder: StartDecoder, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    cameras = ["a", "b", "c"]
+    async with AsyncExitStack() as stack:
+        side = await stack.enter_async_context(SideNode.connect(address))
+        await side.open(side_open(side_picture))
+        pictures = await stack.enter_async_context(subscribed(address, format=RAW))
+        for camera in cameras:
+            node = await stack.enter_async_context(CameraNode.connect(address))
+            await node.open(camera_open(compressed, camera=camera, side_information_streams=["right"]))
+            await node.send(1, compressed)
+        await until(address, lambda streams: all(streams[name].received == 1 for name in cameras))
+        await side.send(1, side_picture, EPOCH_US + 100_000)
+        got = [await picture_of(pictures) for _ in cameras]
+    assert sorted(frame.camera for frame in got) == cameras
+    assert {frame.side_information.outcome for frame in got} == {PAIRED}
+    assert {frame.side_information.stream for frame in got} == {"right"}
+
+
+async def test_a_cameras_pictures_serve_another_camera(
+    start_decoder: StartDecoder, compressed: CompressedFrame, tiny_decoder: FrameDecoder
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=LONG_MS))
+    async with (
+        subscribed(address, format=RAW) as pictures,
+        CameraNode.connect(address) as first,
+        CameraNode.connect(address) as second,
+    ):
+        await second.open(camera_open(compressed, camera="second", side_information_streams=["first"]))
+        await second.send(1, compressed)
+        await first.open(camera_open(compressed, camera="first"))
+        await first.send(1, compressed)
+        alone, helped = await picture_of(pictures), await picture_of(pictures)
+    assert (alone.camera, helped.camera) == ("first", "second")
+    assert (helped.side_information.outcome, helped.side_information.stream) == (PAIRED, "first")
+    expected = tiny_decoder.decode(compressed, from_image(alone.image, max_pixels=10_000))
+    np.testing.assert_array_equal(from_image(helped.image, max_pixels=10_000), expected)
+
+
+async def test_two_cameras_that_name_each_other_both_go_on(
+    start_decoder: StartDecoder, compressed: CompressedFrame
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=200))
+    async with (
+        subscribed(address, format=RAW) as pictures,
+        CameraNode.connect(address) as a,
+        CameraNode.connect(address) as b,
+    ):
+        await a.open(camera_open(compressed, camera="a", side_information_streams=["b"]))
+        await b.open(camera_open(compressed, camera="b", side_information_streams=["a"]))
+        for sequence in (1, 2, 3):
+            await a.send(sequence, compressed)
+            await b.send(sequence, compressed)
+            assert {(await picture_of(pictures)).camera for _ in range(2)} == {"a", "b"}

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +19,7 @@ from ndsc.codec.bitstream import CompressedFrame
 from ndsc.service.channel import open_channel
 from ndsc.service.health import check_health
 from tests.contract.decoder_node import CameraNode, camera_open
-
-COMMAND = [sys.executable, "-m", "decoder_service"]
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a service that ends by itself."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@contextmanager
-def started(bundle: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """(process, port) of a running service."""
-    command = [*COMMAND, "--bundle", str(bundle), "--listen", "127.0.0.1:0", "--threads", "1", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            word, _, facts = process.stdout.readline().partition(" ")
-            assert word == "ready"
-            yield process, json.loads(facts)["port"]
-        finally:
-            process.kill()
+from tests.contract.decoder_process import run, started
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -21,30 +19,19 @@ from ndsc.service.errors import describe
 from ndsc.service.images import from_image
 from ndsc.service.timestamps import from_timestamp
 from ndsc.v1 import types_pb2
-from ndsc.v1.decode_pb2 import DecodedFrame, SubscribeRequest, SubscribeResponse
+from ndsc.v1.decode_pb2 import SubscribeRequest, SubscribeResponse
 from ndsc.v1.decode_pb2_grpc import DecodeServiceStub
 from ndsc.v1.frame_stream_pb2 import StreamFramesResponse
 from tests.contract.conftest import StartDecoder, address_of
-from tests.contract.decoder_node import EPOCH_US, CameraNode, camera_open, compressed_message
-
-RAW = types_pb2.IMAGE_FORMAT_RAW_RGB8
-
-
-@asynccontextmanager
-async def subscribed(address: str, **request: Any) -> AsyncIterator[Any]:
-    """A Subscribe call that is in force."""
-    async with open_channel(address) as channel:
-        call: Any = DecodeServiceStub(channel).Subscribe(SubscribeRequest(**({"rig": "rig"} | request)))
-        first = await call.read()
-        assert first.WhichOneof("message") == "subscribed"
-        yield call
-        call.cancel()
-
-
-async def picture_of(call: Any) -> DecodedFrame:
-    answer: SubscribeResponse = await asyncio.wait_for(call.read(), 10)
-    assert answer.WhichOneof("message") == "frame"
-    return answer.frame
+from tests.contract.decoder_node import (
+    EPOCH_US,
+    RAW,
+    CameraNode,
+    camera_open,
+    compressed_message,
+    picture_of,
+    subscribed,
+)
 
 
 async def test_a_picture_says_all_about_itself(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,72 +15,43 @@ from ndsc.codec.bundle import Bundle, write_bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.frames import read_image, write_image
 from ndsc.service.channel import open_channel
-from ndsc.v1 import catalog_pb2, decode_pb2
+from ndsc.service.control import get_node
+from ndsc.v1 import catalog_pb2
 from ndsc.v1.catalog_pb2_grpc import CatalogServiceStub
-from ndsc.v1.decode_pb2_grpc import DecodeServiceStub
+from tests.contract.service_process import Service, free_port
 
 WIDTH, HEIGHT, COUNT = 40, 24, 12
 PATIENCE_S = 30
 EPOCH_S = "1700000000"
-
-
-class Service:
-    """A service's process and the lines it prints."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    @classmethod
-    async def start(cls, module: str, *flags: str) -> Service:
-        return cls(
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", module, "--listen", "127.0.0.1:0", "--log-level", "error", *flags),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        )
-
-    async def line(self, word: str) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            text = (await self.process.stdout.readline()).decode()
-        assert text.startswith(word + " "), text
-        facts: dict[str, Any] = json.loads(text.removeprefix(word))
-        return facts
-
-    async def end(self) -> tuple[int | None, str]:
-        """(exit status, what it wrote to stderr)."""
-        async with asyncio.timeout(PATIENCE_S):
-            _, err = await self.process.communicate()
-        return self.process.returncode, err.decode()
-
-    async def kill(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-            await self.process.communicate()
+ACCOUNT = ("captured", "sent", "acked", "failed", "dropped", "unknown", "waiting")
 
 
 class Services:
-    """Starts processes, and ends those that are left."""
+    """Starts processes, and ends those that are left. The decoder comes back at the same port."""
 
-    def __init__(self, bundle: Path, output: Path) -> None:
-        self._bundle = str(bundle)
-        self._output = str(output)
+    def __init__(self, bundle: Path, folder: Path) -> None:
+        self.folder = folder
+        self._bundle = bundle
         self._started: list[Service] = []
-        self.decoder_address = ""
+        self._port = free_port()
 
-    async def decoder(self, *flags: str) -> Service:
+    @property
+    def decoder_address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def decoder(self, *flags: object) -> Service:
         service = await Service.start(
-            "decoder_service", "--bundle", self._bundle, "--write-frames", self._output, *flags
+            *("decoder_service", "--bundle", self._bundle, "--write-frames", self.folder / "decoded"),
+            *("--listen", self.decoder_address, *flags),
         )
         self._started.append(service)
-        self.decoder_address = f"127.0.0.1:{(await service.line('ready'))['port']}"
+        await service.line("ready")
         return service
 
-    async def node(self, source: Path, *flags: str) -> Service:
+    async def node(self, source: Path, *flags: object) -> Service:
         service = await Service.start(
             *("encoder_service", "--bundle", self._bundle, "--decoder", self.decoder_address),
-            *("--source", str(source), "--epoch", EPOCH_S, *flags),
+            *("--source", source, "--epoch", EPOCH_S, "--reconnect-max-s", 0.3, *flags),
         )
         self._started.append(service)
         return service
@@ -95,14 +63,17 @@ class Services:
             )
         return {stream.camera: stream for stream in answer.streams}
 
-    async def decoded(self, count: int) -> None:
-        """Wait until `count` more frames of the rig are decoded."""
-        async with asyncio.timeout(PATIENCE_S), open_channel(self.decoder_address) as channel:
-            call = DecodeServiceStub(channel).Subscribe(decode_pb2.SubscribeRequest(rig="rig"))
-            while count:
-                message: Any = await call.read()
-                count -= message.WhichOneof("message") == "frame"
-            call.cancel()
+    def decoded(self, camera: str = "left") -> list[int]:
+        """Sequences of the decoded frames, which must be of one session."""
+        paths = list((self.folder / "decoded" / "rig" / camera).rglob("*.png"))
+        assert len({path.parent for path in paths}) <= 1
+        return sorted(int(path.stem) for path in paths)
+
+    async def until_decoded(self, count: int) -> None:
+        """Wait until so many frames of the left camera are there."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.decoded()) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def kill(self) -> None:
         for service in self._started:
@@ -111,7 +82,7 @@ class Services:
 
 @pytest.fixture
 async def services(tiny_bundle_path: Path, tmp_path: Path) -> AsyncIterator[Services]:
-    services = Services(tiny_bundle_path, tmp_path / "decoded")
+    services = Services(tiny_bundle_path, tmp_path)
     try:
         yield services
     finally:
@@ -143,32 +114,22 @@ async def test_every_frame_is_decoded_with_its_side_information_and_accounted(
     right = await services.node(pairs / "right", *RIGHT)
     await right.line("ready")
     held = await right.line("done")
-    assert await right.end() == (0, "")
+    assert await right.end() == (0, "", "")
     left = await services.node(pairs / "left", "--pace", "credit", "--rate-level", "2")
     await left.line("ready")
     sent = await left.line("done")
-    assert await left.end() == (0, "")
+    assert await left.end() == (0, "", "")
 
-    assert [held[key] for key in ("captured", "sent", "acked", "failed", "dropped")] == [
-        COUNT,
-        COUNT,
-        COUNT,
-        0,
-        0,
-    ]
-    assert [sent[key] for key in ("captured", "sent", "acked", "failed", "dropped")] == [
-        COUNT,
-        COUNT,
-        COUNT,
-        0,
-        0,
-    ]
+    for done in (held, sent):
+        assert [done[name] for name in ACCOUNT] == [COUNT, COUNT, COUNT, 0, 0, 0, 0]
     streams = await services.streams()
     assert (streams["left"].received, streams["left"].decoded, streams["left"].failed) == (COUNT, COUNT, 0)
     assert streams["left"].dropped == 0
     assert streams["left"].received_bytes == sent["payload_bytes"]
     assert streams["left"].session_id.hex() == sent["session"]
-    assert (streams["right"].received, streams["right"].received_bytes) == (COUNT, held["payload_bytes"])
+    assert streams["right"].received == COUNT
+    # The node counts Image messages, the decoder the data in them.
+    assert 0 < held["payload_bytes"] - streams["right"].received_bytes <= 16 * COUNT
 
     paths = sorted((pairs / "decoded").rglob("*.png"), key=lambda path: int(path.stem))
     assert [int(path.stem) for path in paths] == list(range(1, COUNT + 1))
@@ -181,8 +142,8 @@ async def test_every_frame_is_decoded_with_its_side_information_and_accounted(
             "side information has no effect here"
         )
 
-    decoder.process.send_signal(signal.SIGTERM)
-    assert await decoder.end() == (0, "")
+    decoder.terminate()
+    assert await decoder.end() == (0, "", "")
 
 
 async def test_two_nodes_in_real_time_are_accounted_whatever_is_dropped(
@@ -195,7 +156,7 @@ async def test_two_nodes_in_real_time_are_accounted_whatever_is_dropped(
     for node in (right, left):
         await node.line("ready")
         done = await node.line("done")
-        assert await node.end() == (0, "")
+        assert await node.end() == (0, "", "")
         stream = (await services.streams())[done["camera"]]
         assert done["captured"] == 60 == done["sent"] + done["dropped"]
         assert done["sent"] == done["acked"] == stream.received
@@ -205,38 +166,70 @@ async def test_two_nodes_in_real_time_are_accounted_whatever_is_dropped(
     assert stream.dropped <= done["dropped"]
 
 
-async def test_a_decoder_that_is_told_to_stop_ends_its_nodes_with_one_line(
-    services: Services, pairs: Path
+FOREVER = ("--loop", "--fps", 50, "--side-information", "none")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_live_node_goes_on_by_itself_when_the_decoder_is_back(
+    services: Services, pairs: Path, killed: bool
 ) -> None:
     decoder = await services.decoder()
-    node = await services.node(pairs / "left", "--loop", "--pace", "credit", "--side-information", "none")
+    node = await services.node(pairs / "left", *FOREVER)
     await node.line("ready")
-    await services.decoded(5)
-    decoder.process.send_signal(signal.SIGTERM)
+    await services.until_decoded(5)
+    if killed:
+        await decoder.kill()
+    else:
+        decoder.terminate()
+        assert await decoder.end() == (0, "", "")
+    before = services.decoded()
+    await services.decoder()
+    await services.until_decoded(len(before) + 5)
+    node.terminate()
     done = await node.line("done")
-    code, err = await node.end()
-    assert code == 1
-    assert err == (
-        f"error: the decoder at {services.decoder_address} shut down; every frame it took is acknowledged; "
-        f"start this node again when it is back\n"
+    assert await node.end() == (0, "", "")
+    stream = (await services.streams())["left"]
+
+    decoded = services.decoded()
+    assert done["calls"] == 2
+    assert done["captured"] == done["sent"] + done["dropped"]
+    assert done["sent"] == done["acked"] + done["unknown"]
+    if not killed:
+        assert done["unknown"] == 0, "a decoder that drains acknowledges all it took"
+    assert done["acked"] <= len(decoded) <= done["acked"] + done["unknown"]
+    assert stream.decoded == len(decoded) - len(before)
+    assert min(set(decoded) - set(before)) > max(before)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_an_archive_node_loses_nothing_while_the_decoder_is_gone(
+    services: Services, pairs: Path, tmp_path: Path, killed: bool
+) -> None:
+    archive = ("--archive", tmp_path / "archive", "--archive-pair-wait-ms", 0)
+    decoder = await services.decoder(*archive)
+    node = await services.node(
+        *(pairs / "left", *FOREVER, "--limit", 80, "--delivery", "archive", "--spool", tmp_path / "spool")
     )
-    assert done["captured"] == done["sent"] + done["dropped"]
-    assert done["sent"] == done["acked"]
-    assert await decoder.end() == (0, "")
-    assert len(list((pairs / "decoded").rglob("*.png"))) == done["sent"]
-
-
-async def test_a_decoder_that_is_killed_ends_its_nodes_with_one_line(services: Services, pairs: Path) -> None:
-    decoder = await services.decoder()
-    node = await services.node(pairs / "left", "--loop", "--pace", "credit", "--side-information", "none")
-    await node.line("ready")
-    await decoder.kill()
+    address = f"127.0.0.1:{(await node.line('ready'))['port']}"
+    await services.until_decoded(5)
+    if killed:
+        await decoder.kill()
+    else:
+        decoder.terminate()
+        assert await decoder.end() == (0, "", "")
+    async with asyncio.timeout(PATIENCE_S):
+        while (await get_node(address))["waiting"] < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert not (await get_node(address))["connected"]
+    await services.decoder(*archive)
     done = await node.line("done")
-    code, err = await node.end()
-    assert code == 1
-    assert err.startswith(f"error: the decoder at {services.decoder_address} is gone; ")
-    assert err.count("\n") == 1
-    assert done["captured"] == done["sent"] + done["dropped"]
+    assert await node.end() == (0, "", "")
+    assert done["captured"] == 80 == done["sent"] + done["dropped"]
+    assert done["sent"] == done["acked"]
+    assert (done["failed"], done["unknown"], done["waiting"]) == (0, 0, 0)
+    await services.until_decoded(done["sent"])
+    assert services.decoded() == list(range(1, done["sent"] + 1))
+    assert (await services.streams())["left"].failed == 0
 
 
 async def test_a_node_whose_camera_another_one_takes_over_ends_with_the_reason(
@@ -248,14 +241,14 @@ async def test_a_node_whose_camera_another_one_takes_over_ends_with_the_reason(
     second = await services.node(pairs / "left", "--loop")
     await second.line("ready")
     await first.line("done")
-    code, err = await first.end()
+    code, _, err = await first.end()
     assert code == 1
     assert err.startswith(f"error: the decoder at {services.decoder_address} ended the session: ")
     assert err.endswith(" (SESSION_SUPERSEDED)\n")
     assert err.count("\n") == 1
-    second.process.send_signal(signal.SIGTERM)
+    second.terminate()
     done = await second.line("done")
-    assert await second.end() == (0, "")
+    assert await second.end() == (0, "", "")
     assert done["sent"] == done["acked"]
 
 
@@ -265,8 +258,26 @@ async def test_a_bundle_that_the_decoder_does_not_serve_is_one_clear_line(
     await services.decoder()
     other = write_bundle(tmp_path / "other", **{**tiny_parts, "rate_levels": (3,)})
     node = await services.node(pairs / "left", "--bundle", str(other.path))
-    code, err = await node.end()
+    code, _, err = await node.end()
     assert code == 1
     assert other.bitstream_id.hex() in err
     assert err.endswith(" (BITSTREAM_UNKNOWN)\n")
     assert err.count("\n") == 1
+
+
+async def test_a_node_that_may_fetch_bundles_needs_none(
+    services: Services, pairs: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    await services.decoder()
+    node = await Service.start(
+        *("encoder_service", "--decoder", services.decoder_address, "--source", pairs / "left"),
+        *("--pace", "credit", "--side-information", "none", "--fetch-bundle"),
+        *("--bundle-cache", tmp_path / "cache"),
+    )
+    await node.line("ready")
+    done = await node.line("done")
+    assert await node.end() == (0, "", "")
+    assert done["acked"] == COUNT
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [
+        tiny_bundle.bitstream_id.hex()
+    ]

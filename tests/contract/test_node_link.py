@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from itertools import repeat
 from typing import Any
 
-import grpc.aio
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
-from encoder_service import link
-from encoder_service.frames import CallKey, Numbered
-from encoder_service.uplink import SessionError, Uplink
+from encoder_service.uplink import SessionError
 from ndsc.service import errors
-from ndsc.service.channel import open_channel
-from ndsc.v1 import frame_stream_pb2 as fs
 from ndsc.v1 import types_pb2
-from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceStub
-from ndsc.v1.types_pb2 import Credit, Heartbeat
+from ndsc.v1.types_pb2 import Credit
 from tests.contract.encoder_peer import (
     AMPLE,
     PATIENCE_S,
@@ -216,49 +210,57 @@ async def test_a_session_that_another_one_supersedes_ends_the_node(
     scripted.close()
 
 
+@pytest.fixture
+def longest_pauses_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The most that each pause may have been; all are none at all."""
+    longest_s: list[float] = []
+
+    def uniform(low: float, high: float) -> float:
+        assert low == 0
+        longest_s.append(high)
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
+    return longest_s
+
+
 @pytest.mark.parametrize("reason", [errors.SESSION_LIMIT, errors.UNAUTHENTICATED, errors.NOT_READY])
 async def test_a_refusal_that_may_change_is_tried_again_after_longer_and_longer_pauses(
     peer: Peer,
     scripted: ScriptedSource,
     make_node: Nodes,
-    monkeypatch: pytest.MonkeyPatch,
+    longest_pauses_s: list[float],
     reason: types_pb2.ErrorReason,
 ) -> None:
-    pauses_s: list[tuple[float, float]] = []
-    node = make_node(peer, **LIVE, reconnect_max_s=1.5)
-    monkeypatch.setattr(link.random, "uniform", lambda low, high: pauses_s.append((low, high)) or 0.0)
     peer.refusals = iter([(reason, "not now")] * 5)
     with capture_logs() as logs:
-        work = asyncio.create_task(run(node))
+        work = asyncio.create_task(run(make_node(peer, **LIVE, reconnect_max_s=1.5)))
         await send(peer, scripted, 1)
-        assert pauses_s == [(0, 0.25), (0, 0.5), (0, 1.0), (0, 1.5), (0, 1.5)]
-        pauses_s.clear()
+        assert longest_pauses_s == [0.25, 0.5, 1.0, 1.5, 1.5]
+        longest_pauses_s.clear()
         peer.call.cut()
         await peer.until_calls(2)
         scripted.close()
         await work
-    assert pauses_s == [(0, 0.25)], "frames went through, so that this is a new trouble"
+    assert longest_pauses_s == [0.25], "frames went through, so that this is a new trouble"
     warnings = [log for log in logs if log["event"] == "no session, trying again"]
     assert "not now" in warnings[0]["error"]
 
 
 async def test_a_decoder_that_opens_calls_and_takes_no_frame_is_left_alone_longer_and_longer(
-    peer: Peer, scripted: ScriptedSource, make_node: Nodes, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, scripted: ScriptedSource, make_node: Nodes, longest_pauses_s: list[float]
 ) -> None:
-    pauses_s: list[float] = []
     peer.ack_each = False
     work = asyncio.create_task(run(make_node(peer, **LIVE, reconnect_max_s=1.5)))
-    await peer.until_calls(1)
-    monkeypatch.setattr(link.random, "uniform", lambda _, high: pauses_s.append(high) or 0.0)
     await scripted.give(1)
     for calls in (1, 2, 3):
-        await peer.until(lambda calls=calls: len(peer.calls) == calls and peer.call.frames != [])
+        await peer.until_frames(calls)
         peer.call.abort(errors.STORE_FULL, "the archive is full")
     peer.ack_each = True
     await peer.until_frames(4)
     scripted.close()
     await work
-    assert pauses_s == [0.25, 0.5, 1.0]
+    assert longest_pauses_s == [0.25, 0.5, 1.0]
 
 
 async def test_a_node_gives_up_after_the_time_it_is_told(
@@ -310,6 +312,7 @@ async def test_a_silent_decoder_is_left_for_another_call(
         assert (await work)["calls"] == 2
     [warning] = [log for log in logs if log["event"] == "no session, trying again"]
     assert "was silent for 0.3 s; 1 frames were not acknowledged" in warning["error"]
+    assert warning["session"] == peer.call.open.session_id.hex()[:8]
 
 
 async def test_a_decoder_that_lives_but_never_acknowledges_is_an_error_at_the_end(
@@ -338,6 +341,19 @@ async def test_a_decoder_that_does_not_answer_the_open_is_tried_again(
     assert "did not open the session within 0.3 s" in warning["error"]
 
 
+async def test_a_decoder_that_wants_frames_which_are_done_with_is_an_error(
+    peer: Peer, scripted: ScriptedSource, make_node: Nodes
+) -> None:
+    work = asyncio.create_task(run(make_node(peer, **LIVE)))
+    await send(peer, scripted, 3)
+    await peer.until_idle()
+    peer.next_sequence = 3
+    peer.call.cut()
+    with pytest.raises(SessionError, match="wants frame 3, and 4 is the first that this node still holds"):
+        await work
+    scripted.close()
+
+
 async def test_an_acknowledgement_of_a_frame_never_sent_is_an_error(
     peer: Peer, scripted: ScriptedSource, make_node: Nodes
 ) -> None:
@@ -348,55 +364,3 @@ async def test_an_acknowledgement_of_a_frame_never_sent_is_an_error(
     with pytest.raises(SessionError, match="acknowledged frame 3, which was never sent"):
         await work
     scripted.close()
-
-
-class Deaf:
-    """Is told what the decoder says, and does nothing."""
-
-    def acknowledged(self, up_to_sequence: int, times_s: Any) -> None:
-        """Frames are done with."""
-
-    def failed(self, sequence: int, reason: str) -> None:
-        """A frame failed."""
-
-
-async def open_uplink(peer: Peer, channel: grpc.aio.Channel) -> Uplink:
-    uplink = Uplink(
-        FrameStreamServiceStub(channel).StreamFrames(),
-        heartbeat=fs.StreamFramesRequest(heartbeat=Heartbeat()),
-        address=peer.address,
-        receiver=Deaf(),
-        changed=asyncio.Event(),
-        log=structlog.get_logger(),
-    )
-    await uplink.open(fs.StreamFramesRequest(open=fs.Open()), PATIENCE_S)
-    return uplink
-
-
-async def write_without_pause(uplink: Uplink, payload: bytes) -> None:
-    sequence = 0
-    while True:
-        sequence += 1
-        frame = Numbered(CallKey(b"", b""), sequence, 0, 0, payload, 0, 0.0)
-        await uplink.send([frame], fs.StreamFramesRequest(frame=fs.Frame(payload=payload)))
-
-
-async def test_the_reason_of_a_broken_session_survives_writes_at_the_same_time(peer: Peer) -> None:
-    peer.ack_each = False
-    async with open_channel(peer.address) as channel:
-        uplink = await open_uplink(peer, channel)
-        work = asyncio.create_task(write_without_pause(uplink, bytes(1000)))
-        await peer.until_frames(5)
-        peer.call.abort(errors.SESSION_SUPERSEDED, "another node took over")
-        with pytest.raises(SessionError, match=r"another node took over \(SESSION_SUPERSEDED\)"):
-            await work
-        await uplink.close()
-
-
-async def test_silence_ends_a_write_that_no_one_reads(peer: Peer) -> None:
-    peer.alive = peer.reads = False
-    async with open_channel(peer.address) as channel:
-        uplink = await open_uplink(peer, channel)
-        with pytest.raises(SessionError, match=r"was silent for 0\.3 s"):
-            await asyncio.wait_for(write_without_pause(uplink, bytes(1 << 20)), PATIENCE_S)
-        await uplink.close()

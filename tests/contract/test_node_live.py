@@ -267,20 +267,22 @@ async def test_pace_credit_loses_nothing_with_a_slow_decoder(
 async def test_a_frame_beyond_every_credit_is_dropped_and_told_with_the_next(
     peer: Peer, scripted: ScriptedSource, make_node: Nodes
 ) -> None:
-    peer.credit = Credit(max_frames=4, max_bytes=10)
-    node = make_node(peer, **LIVE)
+    peer.credit = NONE
+    node = make_node(peer, **LIVE, queue_frames=1)
     with capture_logs() as logs:
         work = asyncio.create_task(run(node))
         await peer.until_calls(1)
-        await scripted.give(1)
+        await scripted.give(3)
+        await peer.call.ack(0, Credit(max_frames=4, max_bytes=10))
         await peer.until_idle()
-        await peer.call.ack(0)
         peer.credit = AMPLE
+        await peer.call.ack(0)
         await scripted.give(1)
         scripted.close()
         summary = await work
-    assert [(frame.sequence, frame.message.dropped_before) for frame in peer.frames] == [(2, 1)]
-    assert (summary["captured"], summary["sent"], node.account.drops) == (2, 1, {"too_large": 1})
+    assert [(frame.sequence, frame.message.dropped_before) for frame in peer.frames] == [(2, 3)]
+    assert (summary["captured"], summary["sent"]) == (4, 1)
+    assert node.account.drops == {"queue": 2, "too_large": 1}
     [warning] = [log for log in logs if log["event"] == "frame dropped"]
     assert "beyond the 10 bytes" in warning["reason"]
 
@@ -334,6 +336,14 @@ async def test_a_frame_size_that_the_bundle_cannot_code_is_refused_before_the_se
     with pytest.raises(GeometryError, match="4000x1"):
         await run(make_node(peer, tmp_path))
     assert peer.attempts == 0
+
+
+async def test_plaintext_to_another_machine_is_warned_of(peer: Peer, folder: Path, make_node: Nodes) -> None:
+    address = peer.address.replace("127.0.0.1", "0.0.0.0")  # connects to this machine all the same
+    with capture_logs() as logs:
+        await run(make_node(peer, folder, decoder=address, limit=1, allow_plaintext_beyond_loopback=True))
+    warnings = [log for log in logs if log["log_level"] == "warning"]
+    assert [log["decoder"] for log in warnings] == [address]
 
 
 async def test_a_node_cancelled_with_a_frame_in_hand_accounts_for_it(

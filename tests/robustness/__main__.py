@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = arguments.folder
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
+    # Told to end, it ends its services too, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         folder.mkdir(parents=True)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

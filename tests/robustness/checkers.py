@@ -81,15 +81,30 @@ def fresh(history: History, conditions: Conditions) -> list[str]:
 
 
 def complete(history: History, conditions: Conditions) -> list[str]:
-    """ARCHIVE: every coded frame was decoded, or failed with a reason, by the end. Lossless: every frame was."""
+    """ARCHIVE: every coded frame was decoded, or failed with a reason, by the end. Lossless: every frame was.
+
+    A decoder that is killed between its commit of a decoded frame and the word of it leaves one for which the
+    archive alone speaks.
+    """
     accounts = accounts_of(history)
     cameras = _kept(history, conditions)
-    wanted = accounts.coded | accounts.stored
-    settled = accounts.decoded.keys() | accounts.refused.keys()
-    violations = [
+    unsettled = [
+        event
+        for key, event in (accounts.coded | accounts.stored).items()
+        if event.camera in cameras and key not in accounts.decoded and key not in accounts.refused
+    ]
+    deaths = sum(event.pid in conditions.killed for event in history.decoder_starts())
+    violations = []
+    for camera in sorted(cameras):
+        archived = [e for e in unsettled if e.camera == camera and e.key in conditions.archived]
+        if len(archived) > deaths:
+            violations.append(
+                f"{camera}: {len(archived)} frames were decoded without a word, in {deaths} deaths"
+            )
+    violations += [
         f"{event.where} was {event.name} and neither decoded nor refused"
-        for key, event in wanted.items()
-        if event.camera in cameras and key not in settled
+        for event in unsettled
+        if event.key not in conditions.archived
     ]
     if conditions.lossless:
         violations += [
@@ -144,6 +159,8 @@ def uncorrupted(history: History, conditions: Conditions) -> list[str]:
                 if coded[fact] != decoded[name]:
                     violations.append(f"{decoded.where}: {fact} {coded[fact]} came out as {decoded[name]}")
         violations += _side_information(decoded, captured, conditions)
+        if key in conditions.spoilt:
+            violations.append(f"{decoded.where} was changed on the way, and yet decoded")
         reference = conditions.references.get(key)
         if reference is not None:
             for fact, expected in (("crc", reference.payload_crc), ("image", reference.image_crc)):

@@ -45,6 +45,10 @@ class Conditions:
     """Frames that a camera node holds at most between capture and its account, lost when it is killed."""
     references: Mapping[Key, Reference] = field(default_factory=dict)
     """Of a sample of the decoded frames."""
+    archived: frozenset[Key] = frozenset()
+    """Frames that the archive, read after the run, holds as decoded."""
+    spoilt: frozenset[Key] = frozenset()
+    """Frames whose payload was changed on the way, which must fail."""
     lossless: bool = False
     """No camera may lose any frame, LIVE ones included."""
 

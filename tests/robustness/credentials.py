@@ -27,6 +27,10 @@ class Credentials:
         """Flags for the decoder."""
         return _flags(self._issue("decoder", None, _DAY))
 
+    def camera_files(self, camera: str) -> CertificateFiles:
+        """For a camera that is no process of its own."""
+        return self._issue(camera, Identity(RIG, "camera", camera), _DAY)
+
     def node(self, role: Role, camera: str, valid_s: float | None = None) -> list[str]:
         """Flags for a node. Asked for again, its files are replaced, for a running node to find."""
         valid = _DAY if valid_s is None else timedelta(seconds=valid_s)

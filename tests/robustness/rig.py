@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from decoder_service.archive import Archive
+from decoder_service.records import FrameState
 from ndsc.client import Client
 from ndsc.codec.bundle import Bundle
 from ndsc.service.identity import Role
@@ -32,6 +34,8 @@ SIDE: Final = "y"
 """The camera whose frames are side information."""
 START_TIMEOUT_S: Final = 40.0
 END_TIMEOUT_S: Final = 40.0
+_STARTS: Final = 5
+"""Times that the decoder alone takes to start, for all nodes to start side by side."""
 
 Delivery = Literal["live", "archive"]
 
@@ -74,13 +78,13 @@ class Rig:
     epoch_s: int | None = None
     """Of the first frame; None: as soon as all have started."""
     start_s: float = 6.0
-    """How long the nodes may take to start."""
+    """How long the nodes may take to start; more when the decoder was slow to."""
     side_delivery: Delivery = "live"
     decoder_flags: tuple[str, ...] = ()
     served: tuple[Bundle, ...] = ()
     """Bundles of the decoder's next start, the preferred one first; none: the present one alone."""
     valid_s: dict[str, float] = field(default_factory=dict)
-    """How long nodes' certificates are valid, by camera; else long enough."""
+    """How long nodes' certificates are valid from the first frame on, by camera; else long enough."""
     node_flags: tuple[str, ...] = ()
     """Of every node, that of the side information too."""
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -95,6 +99,8 @@ class Rig:
     """Nodes whose end is no error, however it comes."""
     references: dict[Key, Reference] = field(default_factory=dict)
     """What frames must come to, besides those that are coded and decoded again."""
+    spoilt: frozenset[Key] = frozenset()
+    """Frames whose payload was changed."""
     windows: list[Window] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
     proxies: dict[str, Proxy] = field(default_factory=dict)
@@ -141,7 +147,9 @@ class Rig:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._stop_all)
             self.services["decoder"] = self._service("decoder", self._decoder_flags())
+            started = time.monotonic()
             await self.start_decoder()
+            self.start_s = max(self.start_s, _STARTS * (time.monotonic() - started))
             for name in (SIDE, *sorted(self.names)):
                 if name not in self.remote:
                     self.proxies[name] = await stack.enter_async_context(proxying(self.port))
@@ -216,8 +224,23 @@ class Rig:
         await self.decoder.stop()
 
     def _all_decoded(self) -> bool:
+        """Whether the newest stored frame of every session is settled: a session's frames are in order."""
         accounts = accounts_of(self.history())
-        return accounts.stored.keys() <= accounts.decoded.keys() | accounts.refused.keys()
+        newest = {key[:2]: key for key in accounts.stored}
+        return all(key in accounts.decoded or key in accounts.refused for key in newest.values())
+
+    def archived(self) -> frozenset[Key]:
+        """Frames that the archive holds as decoded, once the decoder has ended. Raises StoreError."""
+        archive = Archive(self.folder / "archive", capacity_bytes=1 << 40, keep_us=1 << 60, tolerance_us=0)
+        try:
+            return frozenset(
+                (name, stored.row.session_id.hex(), stored.row.sequence)
+                for name in self.names
+                for stored in archive.frames(RIG, name, limit=1 << 40)
+                if stored.state is FrameState.DECODED
+            )
+        finally:
+            archive.close()
 
     def _service(self, name: str, flags: list[str]) -> Service:
         prefix: tuple[str, ...] = ()
@@ -262,4 +285,7 @@ class Rig:
             flags += ["--delivery", "archive", "--spool", str(self.folder / f"{name}.spool")]
         flags += self.node_flags
         role: Role = "side-information" if camera is None else "camera"
-        return flags + self.credentials.node(role, name, self.valid_s.get(name))
+        return flags + self.credentials.node(role, name, self._validity_s(name))
+
+    def _validity_s(self, name: str) -> float | None:
+        return self.start_s + self.valid_s[name] if name in self.valid_s else None

@@ -127,6 +127,8 @@ def check(rig: Rig, result: Result) -> None:
         killed=rig.killed,
         age_bound_ms=rig.age_bound_ms,
         lossless=rig.lossless,
+        archived=rig.archived(),
+        spoilt=rig.spoilt,
         references=references_of(history, rig.bundles.all, scene) | rig.references,
     )
     accounts = accounts_of(history)

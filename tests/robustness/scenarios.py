@@ -19,6 +19,7 @@ from tests.robustness.history import History
 from tests.robustness.netns import linked_hosts
 from tests.robustness.plots import plot_ages
 from tests.robustness.rig import CAMERAS, SIDE, Camera, Rig, free_port
+from tests.robustness.spoiler import NAME, send_spoilt
 
 LIVE, OTHER_LIVE, ARCHIVE = (camera.name for camera in CAMERAS)
 VICTIMS: Final = (LIVE, ARCHIVE)
@@ -169,19 +170,29 @@ async def bits_flipped(rig: Rig) -> None:
     _must_reconnect(rig.history(), *VICTIMS)
 
 
+async def frames_bad(rig: Rig) -> None:
+    """A further camera sends frames of which every other one has a changed bit in its payload."""
+    async with rig.traffic():
+        await rig.stream(0.2)
+        async with rig.fault(NAME):
+            rig.spoilt = await send_spoilt(rig, frames=round(0.6 * rig.seconds * rig.fps))
+    failed = rig.history().of("decoder", "failed", camera=NAME)
+    _must_show({event.key for event in failed} == rig.spoilt, "that the changed frames failed, and no others")
+    _must_show({event["reason"] for event in failed} == {"PAYLOAD_CORRUPT"}, "the reason of it")
+
+
 async def link_slow(rig: Rig) -> None:
-    """100 kbit/s for two cameras that make 140."""
+    """100 kbit/s for two cameras and their side information, which alone is five times as much."""
     async with AsyncExitStack() as stack:
-        rig.link, rig.remote = await stack.enter_async_context(linked_hosts()), frozenset(VICTIMS)
-        rig.width, rig.height = 256, 192
+        rig.link, rig.remote = await stack.enter_async_context(linked_hosts()), frozenset((*VICTIMS, SIDE))
         async with rig.traffic():
             await rig.stream(0.2)
             async with rig.fault(*VICTIMS, recovery_s=4):
                 await rig.link.limit(100)
                 await asyncio.sleep(5)
                 await rig.link.mend()
-    history = rig.history()
-    _must_show(len(history.of("node", "dropped", "discarded", camera=LIVE)) > 0, f"dropped frames of {LIVE}")
+    dropped = rig.history().of("node", "dropped", "discarded", kind="side")
+    _must_show(len(dropped) >= 10, "ten dropped frames of side information")
 
 
 async def packets_lost(rig: Rig) -> None:
@@ -261,7 +272,7 @@ async def archive_full(rig: Rig) -> None:
 
 async def certificate_expired(rig: Rig) -> None:
     """A node's certificate ends, its link is cut, and two seconds later there is a new certificate."""
-    rig.valid_s[LIVE] = rig.start_s + 4
+    rig.valid_s[LIVE] = 4
     async with rig.traffic():
         await rig.stream(0.5)
         async with rig.fault(LIVE):
@@ -378,6 +389,7 @@ SCENARIOS: Final = (
     Scenario("link half-open", link_half_open),
     Scenario("delay and jitter", link_late),
     Scenario("bits flipped", bits_flipped),
+    Scenario("frames bad", frames_bad),
     Scenario("100 kbit/s", link_slow),
     Scenario("packets lost", packets_lost),
     Scenario("side information stalled", side_information_stalled),

@@ -203,6 +203,11 @@ BROKEN: dict[str, list[tuple[str, Break, str]]] = {
             both(without("decoded", "top", 6), without("stored", "top", 6)),
             "was coded",
         ),
+        (
+            "archived too often",
+            both(without("decoded", "top", 5), without("decoded", "top", 6)),
+            "in 1 deaths",
+        ),
         ("lossless, yet dropped", lambda events: events, "left dropped 1 frames: age"),
     ],
     "Resumable": [
@@ -263,11 +268,21 @@ def test_broken_history_is_seen(name: str, case: str, broken: Break, seen: str) 
 def _conditions(name: str, case: str) -> Conditions:
     if case == "later and later":
         return replace(CONDITIONS, age_bound_ms=800)
+    if case == "changed on the way":
+        return replace(CONDITIONS, spoilt=frozenset({("left", SESSION["left"], 5)}))
+    if case == "archived too often":
+        return replace(CONDITIONS, archived=frozenset({("top", SESSION["top"], n) for n in (5, 6)}))
     if case == "lossless, yet dropped":
         return replace(CONDITIONS, lossless=True)
     if name == "Isolated" and case:  # a fault on the LIVE camera alone
         return replace(CONDITIONS, windows=(replace(DEATH, cameras=frozenset({"left"})),))
     return CONDITIONS
+
+
+def test_a_killed_decoder_may_owe_the_word_of_one_frame() -> None:
+    history = History(without("decoded", "top", 6)(sound()))
+    archived = frozenset({("top", SESSION["top"], 6)})
+    assert checkers.complete(history, replace(CONDITIONS, archived=archived)) == []
 
 
 def test_every_promise_has_broken_histories() -> None:
