@@ -81,18 +81,6 @@ AnswerT = TypeVar("AnswerT", StreamFramesResponse, StreamSideInformationResponse
 ResultT = TypeVar("ResultT")
 
 
-async def first_message(requests: AsyncIterator[RequestT], timeout_s: float) -> RequestT:
-    """A stream's first message, which must be `open`. Raises RefusedError (SESSION_STATE)."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            request = await anext(requests, None)
-    except TimeoutError:
-        raise RefusedError(SESSION_STATE, f"no `open` came within {timeout_s:g} s") from None
-    if request is None or request.WhichOneof("message") != "open":
-        raise RefusedError(SESSION_STATE, "the first message of a stream must be `open`")
-    return request
-
-
 @dataclass(frozen=True)
 class Arrived(Generic[FrameT]):
     """A frame as it came in."""
@@ -198,7 +186,11 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
         Raises RefusedError when the node breaks the rules, or another call takes over.
         """
         account = self.account
-        self._registry.open(account, self)
+        try:
+            self._registry.open(account, self)
+        except RefusedError as error:
+            self._log_refusal(error)
+            raise
         self.log.info("stream opened", width=account.width, height=account.height)
         first_sequence = account.done_sequence + 1
         self._say(self.opened(first_sequence))
@@ -212,7 +204,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
             refusal = _first_refusal(errors)
             if refusal is None:
                 raise
-            self.log.warning("stream refused", reason=reason_name(refusal.reason), message=str(refusal))
+            self._log_refusal(refusal)
             raise refusal from None
         finally:
             account.abandoned += len(self._unsettled)
@@ -230,6 +222,9 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
                 abandoned=account.abandoned,
                 dropped=account.dropped,
             )
+
+    def _log_refusal(self, refusal: RefusedError) -> None:
+        self.log.warning("stream refused", reason=reason_name(refusal.reason), message=str(refusal))
 
     async def _watch(self) -> None:
         raise await self._ended

@@ -15,7 +15,7 @@ import grpc.aio
 
 from decoder_service.archive import AsyncArchive
 from decoder_service.backlog import Backlog, frame_row, opening_of, stored_account
-from decoder_service.conversation import Arrived, Conversation, Terms, first_message
+from decoder_service.conversation import Arrived, Conversation, Terms
 from decoder_service.decoding import Decoders, Workers
 from decoder_service.fields import (
     check_bitstream_id,
@@ -26,6 +26,7 @@ from decoder_service.fields import (
     check_session_id,
     check_streams,
 )
+from decoder_service.handshake import Doorkeeper, first_message
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.outputs import Picture
 from decoder_service.pictures import Job, PairingTerms, PictureMaker
@@ -227,6 +228,7 @@ class FrameStreamServicer(FrameStreamServiceServicer):
         self._terms = terms
         self._handshake_timeout_s = handshake_timeout_s
         self._parts = parts
+        self._doorkeeper = Doorkeeper()
 
     # grpc.aio takes a coroutine that writes as well as a generator; a generator is not ended with its call.
     async def StreamFrames(  # type: ignore[override]  # noqa: N802
@@ -237,10 +239,12 @@ class FrameStreamServicer(FrameStreamServiceServicer):
         """See the contract."""
         parts = self._parts
         try:
-            parts.registry.check_accepting()
-            first = await first_message(request_iterator, self._handshake_timeout_s)
-            peer = parts.authority.check(context, role="camera", rig=first.open.rig, name=first.open.camera)
-            account, call = await self._open(first.open)
+            async with self._doorkeeper.opening(context):
+                parts.registry.check_accepting()
+                first = await first_message(request_iterator, self._handshake_timeout_s)
+                opened = first.open
+                peer = parts.authority.check(context, role="camera", rig=opened.rig, name=opened.camera)
+                account, call = await self._open(opened)
             terms = self._terms_for(account, call)
             conversation: _LiveConversation | _ArchiveConversation
             if account.delivery == types_pb2.DELIVERY_ARCHIVE:

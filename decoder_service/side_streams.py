@@ -9,9 +9,10 @@ from typing import Any
 import grpc.aio
 
 from decoder_service.archive import AsyncArchive, SideRow
-from decoder_service.conversation import Arrived, Conversation, Terms, first_message
+from decoder_service.conversation import Arrived, Conversation, Terms
 from decoder_service.decoding import Workers
 from decoder_service.fields import check_clock, check_name, check_sequence, check_session_id
+from decoder_service.handshake import Doorkeeper, first_message
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.side_information import SideFrame, SideInformationStore
 from decoder_service.streams import Account, StreamKey, StreamRegistry
@@ -150,6 +151,7 @@ class SideInformationServicer(SideInformationServiceServicer):
         self._terms = terms
         self._handshake_timeout_s = handshake_timeout_s
         self._parts = parts
+        self._doorkeeper = Doorkeeper()
 
     # grpc.aio takes a coroutine that writes as well as a generator; a generator is not ended with its call.
     async def StreamSideInformation(  # type: ignore[override]  # noqa: N802
@@ -160,12 +162,14 @@ class SideInformationServicer(SideInformationServiceServicer):
         """See the contract."""
         parts = self._parts
         try:
-            parts.registry.check_accepting()
-            first = await first_message(request_iterator, self._handshake_timeout_s)
-            peer = parts.authority.check(
-                context, role="side-information", rig=first.open.rig, name=first.open.camera
-            )
-            account, resumed = await self._account(first.open)
+            async with self._doorkeeper.opening(context):
+                parts.registry.check_accepting()
+                first = await first_message(request_iterator, self._handshake_timeout_s)
+                opened = first.open
+                peer = parts.authority.check(
+                    context, role="side-information", rig=opened.rig, name=opened.camera
+                )
+                account, resumed = await self._account(opened)
             # Images are large, so their credit follows from the stated size; the frame count bounds it.
             image_bytes = max_image_bytes(account.width * account.height)
             terms = replace(self._terms, credit_bytes=self._terms.credit_frames * image_bytes)

@@ -85,8 +85,12 @@ class LinkRate:
         if behind or queue_s > QUEUE_S:
             self._carried_bytes_per_s = carried_bytes_per_s
             self._growing_s = 0.0
-        elif queue_s < SHORT_QUEUE_S and self.bytes_per_s <= UNPROVED * carried_bytes_per_s:
-            self._growing_s += elapsed_s
+        else:
+            if self._carried_bytes_per_s is not None and self._growing_s < _RETURN_S:
+                # What a moment's stall held back comes all at once after it.
+                self._carried_bytes_per_s = max(self._carried_bytes_per_s, carried_bytes_per_s)
+            if queue_s < SHORT_QUEUE_S and self.bytes_per_s <= UNPROVED * carried_bytes_per_s:
+                self._growing_s += elapsed_s
         self.bytes_per_s = max(LEAST_BYTES_PER_S, self._grown())
 
     def _forget(self, now_s: float) -> None:

@@ -67,7 +67,11 @@ async def test_a_decoder_without_its_provider_stays_and_says_so(
         process.send_signal(signal.SIGTERM)
         out, rest = await asyncio.to_thread(process.communicate, timeout=20)
         assert (process.returncode, out) == (0, "")
-    assert {line["level"] for line in log_lines(rest)} == {"info"}
+    # Who was turned away is logged, the same reason once in ten seconds; the error is not said again.
+    lines = [line for line in log_lines(rest) if line["level"] != "info"]
+    assert [(line["event"], line["level"], line["reason"]) for line in lines] == [
+        ("call refused", "warning", "NOT_READY")
+    ]
 
 
 async def test_every_line_of_a_stream_names_it(

@@ -93,10 +93,8 @@ async def reflected(address: str) -> list[str]:
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
             request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
             response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-        )(timeout=10)
-        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        )(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10)
         answer = await call.read()
-        call.cancel()
         return [service.name for service in answer.list_services_response.service]
 
 

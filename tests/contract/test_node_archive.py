@@ -244,13 +244,13 @@ async def test_a_full_spool_drops_and_counts_what_is_new_and_recovers(peer: Peer
         kept = node.spool_frames
         await peer.start()
         await until(lambda: node.spool_frames == 0)
-        await source.give(1)
+        await source.give(2)
         source.close()
         summary = await work
-    assert peer.call.sequences == list(range(1, kept + 2))
+    assert peer.call.sequences == list(range(1, kept + 3))
     dropped = summary["dropped"]
-    assert [frame.message.dropped_before for frame in peer.frames] == [0] * kept + [dropped]
-    assert summary["captured"] == kept + 1 + dropped
+    assert [frame.message.dropped_before for frame in peer.frames] == [0] * kept + [dropped, 0]
+    assert summary["captured"] == kept + 2 + dropped
     events = [log["event"] for log in logs]
     assert events.count("spool full") == 1, "not one line for each frame"
     assert "the spool has room again" in events

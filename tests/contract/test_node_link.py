@@ -158,6 +158,7 @@ async def test_a_decoder_that_drains_gets_no_more_frames_until_it_is_back(
     await send(peer, scripted, 2)
     first = peer.call
     await first.drain(retry_after_ms=200)
+    await peer.until_idle()
     await scripted.give(1)
     await first.ack(1)
     await peer.until_idle()
@@ -174,6 +175,26 @@ async def test_a_decoder_that_drains_gets_no_more_frames_until_it_is_back(
     assert (summary["captured"], summary["sent"], summary["acked"]) == (3, 3, 3)
 
 
+async def test_a_frame_that_waits_for_credit_when_the_decoder_drains_goes_to_the_next_call(
+    peer: Peer, scripted: ScriptedSource, make_node: Nodes
+) -> None:
+    peer.ack_each = False
+    work = asyncio.create_task(run(make_node(peer, **LIVE)))
+    await send(peer, scripted, 1)
+    first = peer.call
+    size_bytes = len(first.frames[0].message.payload)
+    await first.ack(0, Credit(max_frames=10, max_bytes=size_bytes + 1))
+    await scripted.give(2)
+    await peer.until_idle()
+    await first.drain()
+    peer.ack_each = True
+    await first.ack(1)
+    await peer.until_frames(3)
+    scripted.close()
+    await work
+    assert [call.sequences for call in peer.calls] == [[1], [2, 3]]
+
+
 async def test_a_drain_after_the_last_frame_is_the_end(
     peer: Peer, scripted: ScriptedSource, make_node: Nodes
 ) -> None:
@@ -181,6 +202,7 @@ async def test_a_drain_after_the_last_frame_is_the_end(
     work = asyncio.create_task(run(make_node(peer, **LIVE)))
     await send(peer, scripted, 2)
     scripted.close()
+    await peer.until_idle()
     await peer.call.drain()
     await peer.call.ack(2)
     assert (await work)["calls"] == 1
@@ -291,6 +313,7 @@ async def test_a_decoder_that_vanishes_at_the_end_of_the_source_is_one_line(
         node.stop()
     else:
         scripted.close()
+    await peer.until_idle()
     await peer.stop()
     with pytest.raises(SessionError, match="2 frames were not acknowledged") as gone:
         await work

@@ -84,6 +84,12 @@ def test_ten_frames_a_second_take_less(payload_bytes: int, around_bytes: int) ->
     assert around_bytes <= MESSAGE_BYTES
 
 
+def test_a_sequence_is_stated_after_a_gap_alone() -> None:
+    messages = CameraMessages(7, EPOCH_US)
+    request = messages.request([numbered(sequence, EPOCH_US) for sequence in (7, 8, 12, 13, 14)])
+    assert [frame.sequence for frame in request.frames.frames] == [0, 0, 12, 0, 0]
+
+
 @pytest.mark.parametrize("batch_frames", [1, 3])
 async def test_a_decoder_reads_the_sequences_and_times_that_went_in(
     start_decoder: StartDecoder, compressed: CompressedFrame, tmp_path: Path, batch_frames: int

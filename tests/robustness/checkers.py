@@ -53,7 +53,7 @@ def accounted(history: History, conditions: Conditions) -> list[str]:
         accounts = accounts_of(history, kind)
         for process in accounts.processes.values():
             violations += _process_account(process, accounts, conditions)
-        violations += _fates(history, accounts, kind)
+        violations += _fates(history, accounts, conditions, kind)
         violations += _strangers(accounts, conditions)
     return violations
 
@@ -96,7 +96,7 @@ def complete(history: History, conditions: Conditions) -> list[str]:
     deaths = sum(event.pid in conditions.killed for event in history.decoder_starts())
     violations = []
     for camera in sorted(cameras):
-        archived = [e for e in unsettled if e.camera == camera and e.key in conditions.archived]
+        archived = [e for e in unsettled if e.camera == camera and e.key in conditions.archived.decoded]
         if len(archived) > deaths:
             violations.append(
                 f"{camera}: {len(archived)} frames were decoded without a word, in {deaths} deaths"
@@ -104,7 +104,7 @@ def complete(history: History, conditions: Conditions) -> list[str]:
     violations += [
         f"{event.where} was {event.name} and neither decoded nor refused"
         for event in unsettled
-        if event.key not in conditions.archived
+        if event.key not in conditions.archived.decoded
     ]
     if conditions.lossless:
         violations += [
@@ -114,7 +114,7 @@ def complete(history: History, conditions: Conditions) -> list[str]:
     return violations
 
 
-def resumable(history: History, _: Conditions) -> list[str]:
+def resumable(history: History, conditions: Conditions) -> list[str]:
     """A session goes on past all that is done with, over nothing that is not, and never goes back."""
     violations = []
     accounts = accounts_of(history)
@@ -136,7 +136,7 @@ def resumable(history: History, _: Conditions) -> list[str]:
         violations += [
             f"{event.where} resumed at {start}, over {sequence}, which was not done with"
             for sequence in range(acked[stream] + 1, start)
-            if not _done_with(accounts, (*stream, sequence), event)
+            if not _done_with(accounts, (*stream, sequence), event, conditions)
         ]
     return violations
 
@@ -304,7 +304,7 @@ def _acked_before(accounts: Accounts, key: Key, start: Event) -> bool:
     )
 
 
-def _fates(history: History, accounts: Accounts, kind: str) -> Iterator[str]:
+def _fates(history: History, accounts: Accounts, conditions: Conditions, kind: str) -> Iterator[str]:
     """The node's word on each frame against the decoder's."""
     live = {event.camera for event in history.of("node", "start", kind=kind) if event["delivery"] == "live"}
     for key, coded in accounts.coded.items():
@@ -313,7 +313,8 @@ def _fates(history: History, accounts: Accounts, kind: str) -> Iterator[str]:
             yield f"{coded.where} has {len(told)} fates: {', '.join(told)}"
         fate = accounts.fate(key)
         decoded, refused = key in accounts.decoded, key in accounts.refused
-        received = decoded if coded.camera in live else key in accounts.stored or decoded
+        stored = key in accounts.stored or key in conditions.archived.stored
+        received = decoded or (stored and coded.camera not in live)
         if fate is Fate.ACKED and not received and not refused:
             yield f"{coded.where} was acknowledged, but the decoder never had it"
         if fate is Fate.FAILED and not refused:
@@ -346,12 +347,13 @@ def _strangers(accounts: Accounts, conditions: Conditions) -> Iterator[str]:
             yield f"{event.where} was {event.name}, but no node coded it"
 
 
-def _done_with(accounts: Accounts, key: Key, opened: Event) -> bool:
+def _done_with(accounts: Accounts, key: Key, opened: Event, conditions: Conditions) -> bool:
     """Whether a frame needed no more sending when a call was opened."""
     given_up = any(key in events for events in accounts.told.values())
     by_decoder = (accounts.decoded.get(key), accounts.refused.get(key), accounts.stored.get(key))
     return (
         given_up
+        or key in conditions.archived.stored
         or key not in accounts.coded
         or any(event is not None and event.m_us <= opened.m_us for event in by_decoder)
     )

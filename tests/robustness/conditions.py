@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tests.robustness.archives import Archived
 from tests.robustness.history import Key
 
 
@@ -45,8 +46,8 @@ class Conditions:
     """Frames that a camera node holds at most between capture and its account, lost when it is killed."""
     references: Mapping[Key, Reference] = field(default_factory=dict)
     """Of a sample of the decoded frames."""
-    archived: frozenset[Key] = frozenset()
-    """Frames that the archive, read after the run, holds as decoded."""
+    archived: Archived = field(default_factory=Archived)
+    """What the archive held after the run."""
     spoilt: frozenset[Key] = frozenset()
     """Frames whose payload was changed on the way, which must fail."""
     lossless: bool = False

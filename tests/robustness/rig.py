@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from decoder_service.archive import Archive
-from decoder_service.records import FrameState
 from ndsc.client import Client
 from ndsc.codec.bundle import Bundle
 from ndsc.service.identity import Role
@@ -228,19 +226,6 @@ class Rig:
         accounts = accounts_of(self.history())
         newest = {key[:2]: key for key in accounts.stored}
         return all(key in accounts.decoded or key in accounts.refused for key in newest.values())
-
-    def archived(self) -> frozenset[Key]:
-        """Frames that the archive holds as decoded, once the decoder has ended. Raises StoreError."""
-        archive = Archive(self.folder / "archive", capacity_bytes=1 << 40, keep_us=1 << 60, tolerance_us=0)
-        try:
-            return frozenset(
-                (name, stored.row.session_id.hex(), stored.row.sequence)
-                for name in self.names
-                for stored in archive.frames(RIG, name, limit=1 << 40)
-                if stored.state is FrameState.DECODED
-            )
-        finally:
-            archive.close()
 
     def _service(self, name: str, flags: list[str]) -> Service:
         prefix: tuple[str, ...] = ()

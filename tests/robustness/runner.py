@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.robustness.accounts import Accounts, Fate, accounts_of
+from tests.robustness.archives import read_archive
 from tests.robustness.bundles import Bundles, make_bundles
 from tests.robustness.checkers import PROMISES
 from tests.robustness.conditions import Conditions
@@ -127,7 +128,7 @@ def check(rig: Rig, result: Result) -> None:
         killed=rig.killed,
         age_bound_ms=rig.age_bound_ms,
         lossless=rig.lossless,
-        archived=rig.archived(),
+        archived=read_archive(rig.folder / "archive"),
         spoilt=rig.spoilt,
         references=references_of(history, rig.bundles.all, scene) | rig.references,
     )

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from tests.robustness import checkers
+from tests.robustness.archives import Archived
 from tests.robustness.conditions import Conditions, Reference, Window
 from tests.robustness.history import Event, History, Side
 
@@ -271,7 +272,7 @@ def _conditions(name: str, case: str) -> Conditions:
     if case == "changed on the way":
         return replace(CONDITIONS, spoilt=frozenset({("left", SESSION["left"], 5)}))
     if case == "archived too often":
-        return replace(CONDITIONS, archived=frozenset({("top", SESSION["top"], n) for n in (5, 6)}))
+        return replace(CONDITIONS, archived=_archived(5, 6))
     if case == "lossless, yet dropped":
         return replace(CONDITIONS, lossless=True)
     if name == "Isolated" and case:  # a fault on the LIVE camera alone
@@ -281,8 +282,12 @@ def _conditions(name: str, case: str) -> Conditions:
 
 def test_a_killed_decoder_may_owe_the_word_of_one_frame() -> None:
     history = History(without("decoded", "top", 6)(sound()))
-    archived = frozenset({("top", SESSION["top"], 6)})
-    assert checkers.complete(history, replace(CONDITIONS, archived=archived)) == []
+    assert checkers.complete(history, replace(CONDITIONS, archived=_archived(6))) == []
+
+
+def _archived(*sequences: int) -> Archived:
+    keys = frozenset(("top", SESSION["top"], sequence) for sequence in sequences)
+    return Archived(stored=keys, decoded=keys)
 
 
 def test_every_promise_has_broken_histories() -> None:

@@ -290,6 +290,12 @@ def test_frames_too_large_for_the_link_come_more_rarely() -> None:
     assert oldest_s(frames, 5, 60) < 1.8
 
 
+def test_a_link_that_carries_a_frame_a_second_is_followed() -> None:
+    frames = carried(lambda t: 500)
+    assert frame_rate(frames, 10, 60) > 1.2
+    assert fmean(f.age_s for f in frames if f.at_s > 10) < 2
+
+
 def test_a_slow_decoder_gets_no_more_than_it_takes() -> None:
     frames = carried(lambda t: 1e6, decode_s=lambda t: 1 / 3 if 20 <= t < 40 else 0.005)
     assert {f.level for f in frames if 5 < f.at_s < 20} == {2}
@@ -297,6 +303,12 @@ def test_a_slow_decoder_gets_no_more_than_it_takes() -> None:
     assert fmean(f.age_s for f in frames if 25 < f.at_s < 40) < 0.9
     assert {f.level for f in frames if f.at_s > 48} == {2}
     assert frame_rate(frames, 48, 58) == pytest.approx(10, abs=0.2)
+
+
+def test_a_decoder_that_stalls_now_and_then_costs_no_quality() -> None:
+    frames = carried(lambda t: 1e6, decode_s=lambda t: max(0.02, 0.5 - t % 3))
+    assert fmean(f.level for f in frames if f.at_s > 5) > 1.8
+    assert frame_rate(frames, 5, 60) > 9.5
 
 
 def test_a_wait_for_side_information_is_no_queue() -> None:

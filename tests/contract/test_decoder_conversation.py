@@ -1,4 +1,4 @@
-"""Credit: how many frames and bytes a node may have unacknowledged."""
+"""One call by itself: its credit, and what it settles when another takes over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from decoder_service.conversation import Arrived, Conversation, Terms
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.streams import Account, StreamKey, StreamRegistry
 from ndsc.codec.bitstream import CompressedFrame
-from ndsc.service.errors import CREDIT_EXCEEDED, RefusedError
+from ndsc.service.errors import CREDIT_EXCEEDED, SESSION_SUPERSEDED, RefusedError
 from ndsc.service.history import History
 from ndsc.v1 import catalog_pb2
 from ndsc.v1.frame_stream_pb2 import Ack, Opened, StreamFramesRequest, StreamFramesResponse
@@ -151,3 +151,22 @@ async def test_one_frame_of_any_size_fits_the_credit(
         opened = await node.open(camera_open(compressed, geometry=geometry))
     # 128x128 positions in three stages of at most 16, 8 and 4 steps cannot go into 1024 bytes.
     assert opened.opened.credit.max_bytes > 128 * 128
+
+
+async def test_what_is_finished_as_another_call_takes_over_is_left_to_that_one() -> None:
+    said: list[str | None] = []
+
+    async def write(answer: StreamFramesResponse) -> None:
+        said.append(answer.WhichOneof("message"))
+
+    class TakenOver(Talk):
+        async def take(self, arrived: Arrived[FrameMessage]) -> None:
+            self.end(RefusedError(SESSION_SUPERSEDED, "opened again"))
+
+    talk = TakenOver(credit_frames=2)
+    talk.send(1)
+    with pytest.raises(RefusedError, match="opened again"):
+        await talk.hold(write)
+    assert said == ["opened"]
+    account = talk.account
+    assert (account.received, account.decoded, account.abandoned, account.done_sequence) == (1, 0, 1, 0)
