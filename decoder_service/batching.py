@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +38,8 @@ class _Waiting:
     since: float = field(default_factory=time.perf_counter)
 
 
+_NICENESS: Final = 5
+
 T = TypeVar("T")
 _Kind = tuple[FrameDecoder, int, int]
 """Decoder, width and height: frames that share them can share a run."""
@@ -55,7 +59,7 @@ class Batcher:
         self._runs = runs
         self._max_batch = max_batch
         self._observe = observe
-        self._threads = ThreadPoolExecutor(runs, thread_name_prefix="network")
+        self._threads = ThreadPoolExecutor(runs, thread_name_prefix="network", initializer=_give_way)
         self._waiting: dict[_Kind, list[_Waiting]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._pixels_under_way = 0
@@ -137,6 +141,11 @@ class Batcher:
             for waiting in batch:
                 waiting.decoded.cancel()  # where there is no outcome
             self._pixels_under_way -= len(batch) * width * height
+
+
+def _give_way() -> None:
+    """Let this thread, and those of the graphs it loads, wait for the event loop, which answers health checks."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _decode(

@@ -133,8 +133,12 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
         """Begin, now that the stream is entered; the answer to `open`."""
 
     @abstractmethod
-    def ack(self, up_to_sequence: int) -> AnswerT:
+    def ack(self, up_to_sequence: int, credit: Credit) -> AnswerT:
         """The answer to frames that are done with."""
+
+    def credit_after(self, arrived: Arrived[FrameT]) -> Credit:
+        """What goes with the acknowledgement of a frame."""
+        return self.terms.credit()
 
     @abstractmethod
     def size_bytes(self, frame: FrameT) -> int:
@@ -310,7 +314,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
                 self.deliver(arrived, result)
             else:
                 self._report(arrived.sequence, reason_of(error), str(error))
-            self._say(self.ack(arrived.sequence), done=arrived)
+            self._say(self.ack(arrived.sequence, self.credit_after(arrived)), done=arrived)
         watch.cancel()
         self._outbox.put_nowait(None)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc.aio
 
@@ -52,8 +52,12 @@ from ndsc.v1 import catalog_pb2, types_pb2
 from ndsc.v1.frame_stream_pb2 import Ack, Open, Opened, StreamFramesRequest, StreamFramesResponse
 from ndsc.v1.frame_stream_pb2 import Frame as FrameMessage
 from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceServicer
+from ndsc.v1.types_pb2 import Credit
 
 ResultT = TypeVar("ResultT")
+
+_STALE_S: Final = 0.5
+"""A live frame that is longer here, its wait for side information aside, takes credit from its camera."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,8 @@ class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse, Resul
             )
         )
 
-    def ack(self, up_to_sequence: int) -> StreamFramesResponse:
-        return StreamFramesResponse(ack=Ack(up_to_sequence=up_to_sequence, credit=self.terms.credit()))
+    def ack(self, up_to_sequence: int, credit: Credit) -> StreamFramesResponse:
+        return StreamFramesResponse(ack=Ack(up_to_sequence=up_to_sequence, credit=credit))
 
     def size_bytes(self, frame: FrameMessage) -> int:
         return len(frame.payload)
@@ -138,6 +142,20 @@ class _CameraConversation(Conversation[FrameMessage, StreamFramesResponse, Resul
 
 
 class _LiveConversation(_CameraConversation[Picture]):
+    def __init__(self, account: Account, terms: Terms, call: _Call, parts: SessionParts) -> None:
+        super().__init__(account, terms, call, parts)
+        self._credit_frames = terms.credit_frames
+
+    def credit_after(self, arrived: Arrived[FrameMessage]) -> Credit:
+        """Less while frames wait long here: on its node an old frame gives way to a new one, here it cannot."""
+        age_s = asyncio.get_running_loop().time() - arrived.time
+        stale_s = self._parts.pairing.wait_s + _STALE_S
+        if age_s > stale_s:
+            self._credit_frames = max(1, self._credit_frames - 1)
+        elif age_s < stale_s / 2:
+            self._credit_frames = min(self.terms.credit_frames, self._credit_frames + 1)
+        return Credit(max_frames=self._credit_frames, max_bytes=self.terms.credit_bytes)
+
     async def take(self, arrived: Arrived[FrameMessage]) -> Picture:
         return await self._parts.maker.make(
             Job(

@@ -40,6 +40,7 @@ from ndsc.v1.side_information_pb2 import (
     StreamSideInformationResponse,
 )
 from ndsc.v1.side_information_pb2_grpc import SideInformationServiceServicer
+from ndsc.v1.types_pb2 import Credit
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class _SideConversation(Conversation[SideInformationFrame, StreamSideInformation
             )
         )
 
-    def ack(self, up_to_sequence: int) -> StreamSideInformationResponse:
+    def ack(self, up_to_sequence: int, credit: Credit) -> StreamSideInformationResponse:
         return StreamSideInformationResponse(
-            ack=SideInformationAck(up_to_sequence=up_to_sequence, credit=self.terms.credit())
+            ack=SideInformationAck(up_to_sequence=up_to_sequence, credit=credit)
         )
 
     def size_bytes(self, frame: SideInformationFrame) -> int:

@@ -19,7 +19,16 @@ MAX_ANSWER_BYTES: Final = 64 << 20
 HANDSHAKE_TIMEOUT_MS: Final = 10_000
 """Servers close connections that have not finished their handshakes by then."""
 
+FLOW_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    # Probes that widen HTTP/2's window cost 8 to 21 bytes for each small frame (measured). The window is no
+    # back-pressure here, credit is; it only has to be wide enough for images.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
+)
+"""Of both ends of a connection."""
+
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    *FLOW_OPTIONS,
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from ndsc.service.authority import Authority
 from ndsc.service.channel import (
+    FLOW_OPTIONS,
     HANDSHAKE_TIMEOUT_MS,
     KEEPALIVE_TIME_MS,
     KEEPALIVE_TIMEOUT_MS,
@@ -159,6 +160,7 @@ async def create_server(
     authority = authority or Authority()
     server = grpc.aio.server(
         options=(
+            *FLOW_OPTIONS,
             ("grpc.so_reuseport", 0),  # else a second server takes the same port in silence
             ("grpc.max_receive_message_length", max_receive_bytes),
             ("grpc.max_send_message_length", -1),

@@ -19,7 +19,7 @@ from ndsc.service.history import History
 from ndsc.v1 import catalog_pb2
 from ndsc.v1.frame_stream_pb2 import Ack, Opened, StreamFramesRequest, StreamFramesResponse
 from ndsc.v1.frame_stream_pb2 import Frame as FrameMessage
-from ndsc.v1.types_pb2 import Geometry
+from ndsc.v1.types_pb2 import Credit, Geometry
 from tests.contract.conftest import StartDecoder, address_of
 from tests.contract.decoder_node import (
     CameraNode,
@@ -71,7 +71,7 @@ class Talk(Conversation[FrameMessage, StreamFramesResponse, None]):
     def opened(self, next_sequence: int) -> StreamFramesResponse:
         return StreamFramesResponse(opened=Opened())
 
-    def ack(self, up_to_sequence: int) -> StreamFramesResponse:
+    def ack(self, up_to_sequence: int, credit: Credit) -> StreamFramesResponse:
         return StreamFramesResponse(ack=Ack(up_to_sequence=up_to_sequence))
 
     def size_bytes(self, frame: FrameMessage) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
-from decoder_service import batching
+from decoder_service import batching, sessions
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.codec import FrameDecoder, FrameEncoder, Indices
 from ndsc.codec.frames import Frame
@@ -193,3 +193,25 @@ async def test_a_heartbeat_takes_no_credit(start_decoder: StartDecoder, compress
             await node.write(StreamFramesRequest(heartbeat=Heartbeat()))
         await node.send(1, compressed)
         assert acks(await node.finish()) == [1]
+
+
+async def test_credit_falls_while_frames_wait_long_and_comes_back(
+    start_decoder: StartDecoder,
+    compressed: CompressedFrame,
+    held_decoder: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = address_of(await start_decoder(pair_wait_ms=0))
+    async with CameraNode.connect(address) as node:
+        assert (await node.resume(camera_open(compressed))).credit.max_frames == 4
+        for sequence in (1, 2, 3, 4):
+            await node.send(sequence, compressed)
+        await until(address, lambda streams: streams["left"].received == 4)
+        # No frame is younger than this when its turn comes; the test need not wait for the real threshold.
+        monkeypatch.setattr(sessions, "_STALE_S", 0.0)
+        held_decoder.set()
+        assert [(await node.read()).ack.credit.max_frames for _ in range(4)] == [3, 2, 1, 1]
+        monkeypatch.setattr(sessions, "_STALE_S", 1000.0)
+        for sequence in (5, 6, 7, 8):
+            await node.send(sequence, compressed)
+            assert (await node.read()).ack.credit.max_frames == min(4, sequence - 3)

@@ -36,7 +36,7 @@ from tests.contract.encoder_peer import (
     run,
 )
 
-LIVE: dict[str, Any] = {"source": "camera:x", "pace": "realtime"}
+LIVE: dict[str, Any] = {"source": "camera:x", "pace": "realtime", "max_age_ms": 60_000}
 
 
 async def test_a_folder_arrives_whole_in_order_and_accounted(
@@ -158,7 +158,7 @@ async def test_without_credit_the_oldest_frames_give_way_and_are_counted(
 ) -> None:
     one = Credit(max_frames=1, max_bytes=1 << 20)
     peer.credit = NONE
-    work = asyncio.create_task(run(make_node(peer, **LIVE, queue_frames=2, max_age_ms=60_000)))
+    work = asyncio.create_task(run(make_node(peer, **LIVE, queue_frames=2)))
     await scripted.give(5)
     await peer.until_calls(1)
     await peer.until_idle()
@@ -185,7 +185,7 @@ async def test_frames_that_waited_too_long_are_dropped_and_counted(
     peer: Peer, scripted: ScriptedSource, make_node: Nodes
 ) -> None:
     peer.credit = NONE
-    node = make_node(peer, **LIVE, queue_frames=4, max_age_ms=50)
+    node = make_node(peer, **(LIVE | {"queue_frames": 4, "max_age_ms": 50}))
     work = asyncio.create_task(run(node))
     await peer.until_calls(1)
     await scripted.give(3)

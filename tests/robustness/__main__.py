@@ -7,7 +7,6 @@ promise was kept under every fault, 1 one was not or a fault did not come about,
 from __future__ import annotations
 
 import argparse
-import asyncio
 import shutil
 import signal
 import sys
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folder.mkdir(parents=True)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        results = asyncio.run(run_all(chosen, folder, _say))
+        results = run_all(chosen, folder, _say)
         write_report(arguments.output, results, seconds=round(time.monotonic() - started))
     except (NdscError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

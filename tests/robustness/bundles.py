@@ -43,6 +43,11 @@ def make_bundles(folder: Path) -> Bundles:
     )
 
 
+def load_bundles(folder: Path) -> Bundles:
+    """What `make_bundles` wrote."""
+    return Bundles(Bundle.load(folder / "present"), Bundle.load(folder / "successor"))
+
+
 def make_slow_bundle(folder: Path, decode_s: float) -> Bundle:
     """The present bundle with a decoder that takes `decode_s` for a frame on this machine, by one thread."""
     probe = write_bundle(folder / "probe", **tiny_bundle.parts(decoder_layers=_PROBE_LAYERS))

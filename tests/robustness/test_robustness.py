@@ -10,9 +10,9 @@ from tests.robustness.scenarios import SCENARIOS
 SHORT = ("decoder killed", "link half-open")
 
 
-async def test_promises_are_kept(tmp_path: Path) -> None:
+def test_promises_are_kept(tmp_path: Path) -> None:
     ended: list[Result] = []
-    results = await run_all([one for one in SCENARIOS if one.fault in SHORT], tmp_path, ended.append)
+    results = run_all([one for one in SCENARIOS if one.fault in SHORT], tmp_path, ended.append)
     assert {result.fault for result in results} == set(SHORT)
     for result in results:
         violations = [line for verdict in result.verdicts for line in verdict.violations]
