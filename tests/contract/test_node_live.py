@@ -277,6 +277,7 @@ async def test_a_frame_beyond_every_credit_is_dropped_and_told_with_the_next(
         await peer.until_idle()
         peer.credit = AMPLE
         await peer.call.ack(0)
+        await peer.until_idle()
         await scripted.give(1)
         scripted.close()
         summary = await work
