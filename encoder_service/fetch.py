@@ -14,9 +14,12 @@ import structlog
 
 from ndsc.codec.bundle import MANIFEST, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, Bundle, Manifest
 from ndsc.codec.errors import BundleError, OutputError, printable
+from ndsc.codec.files import write_whole
 from ndsc.service.errors import ServiceError, service_error
 from ndsc.v1.catalog_pb2 import GetBundleRequest, GetBundleResponse
 from ndsc.v1.catalog_pb2_grpc import CatalogServiceStub
+
+_LAST: Final = "last"
 
 SILENCE_S: Final = 30.0
 """Longest wait for the next piece. How long all of them take is up to the link."""
@@ -63,6 +66,15 @@ async def fetch_bundle(
         call.cancel()
 
 
+def last_fetched(cache: Path) -> Path | None:
+    """The folder of the bundle that a decoder preferred when one was last asked; None when it is not sound."""
+    try:
+        bitstream_id = bytes.fromhex((cache / _LAST).read_text())
+    except (OSError, ValueError):
+        return None
+    return _folder(cache, bitstream_id) if _held(cache, bitstream_id) is not None else None
+
+
 class _Answers:
     """The parts of a bundle, one after another, each within a time."""
 
@@ -106,6 +118,8 @@ async def _fetch(answers: _Answers, bitstream_id: bytes | None, cache: Path) -> 
         await asyncio.to_thread(Bundle, Path(answers.address), manifest, files)  # verifies
         await asyncio.to_thread(_keep, cache, found, files)
         _log.info("bundle fetched", decoder=answers.address, bundle=manifest.name, bitstream_id=found.hex())
+    if bitstream_id is None:
+        await asyncio.to_thread(write_whole, cache / _LAST, found.hex().encode())
     return _folder(cache, found)
 
 

@@ -17,7 +17,7 @@ from encoder_service.account import Account
 from encoder_service.camera import CameraRole
 from encoder_service.capture import CaptureQueue, start_capture
 from encoder_service.coder import Coder
-from encoder_service.fetch import fetch_bundle
+from encoder_service.fetch import fetch_bundle, last_fetched
 from encoder_service.link import Connector, Link
 from encoder_service.metrics import NodeMetrics
 from encoder_service.outbox import LiveOutbox
@@ -119,6 +119,11 @@ class Node:
     def spool_bytes(self) -> int:
         """Bytes that the spool takes of its capacity."""
         return self._outbox.held_bytes if isinstance(self._outbox, SpooledOutbox) else 0
+
+    @property
+    def spool_full(self) -> bool:
+        """The spool takes no more frames."""
+        return isinstance(self._outbox, SpooledOutbox) and self._outbox.full
 
     @property
     def rate_level(self) -> int:
@@ -268,9 +273,11 @@ class Node:
             try:
                 return await self._fetch(connector)
             except NdscError as error:
-                if settings.bundle is not None:
-                    self._log.warning("bundle not fetched, starting with --bundle", error=str(error))
-                    return settings.bundle
+                # An archive must not lose what is filmed while the decoder is down.
+                known = settings.bundle or await asyncio.to_thread(last_fetched, settings.bundle_cache)
+                if known is not None:
+                    self._log.warning("bundle not fetched", starting_with=str(known), error=str(error))
+                    return known
                 await self._reach(connector)
                 self._log.warning("bundle not fetched, trying again", error=str(error))
                 await asyncio.sleep(random.uniform(0, settings.reconnect_max_s))  # noqa: S311

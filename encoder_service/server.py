@@ -85,7 +85,7 @@ async def serve(settings: EncoderSettings) -> None:
     await asyncio.wait({work})
     if metrics_server is not None:
         await asyncio.to_thread(metrics_server.close)
-    if node.announced:
+    if node.announced or node.account.captured:
         summary = node.summary()
         _log.info("done", **summary)
         announce("done", **summary)
@@ -111,6 +111,7 @@ def _serve_metrics(
     metrics.watch("credit_frames", lambda: node.credit_frames)
     metrics.watch("spool_frames", lambda: node.spool_frames)
     metrics.watch("spool_bytes", lambda: node.spool_bytes)
+    metrics.watch("spool_full", lambda: float(node.spool_full))
     metrics.watch("rate_level", lambda: node.rate_level)
     metrics.watch("target_bits_per_second", lambda: node.target_bps)
     metrics.watch("sent_bits_per_second", lambda: node.sent_bps)

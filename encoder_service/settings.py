@@ -102,7 +102,7 @@ class EncoderSettings(ServiceSettings):
         ge=1,
         le=64,
         description="live: frames sent together in one message, which saves bytes on a slow link and costs "
-        "as many frame times of delay; archive packs what waits",
+        "as many frame times of delay (they must stay within --max-age-ms); archive packs what waits",
     )
     give_up_after_s: float | None = Field(
         None,

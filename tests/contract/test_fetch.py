@@ -15,7 +15,7 @@ import pytest
 from decoder_service.catalog import CatalogServicer
 from decoder_service.decoding import Decoders
 from decoder_service.streams import StreamRegistry
-from encoder_service.fetch import fetch_bundle
+from encoder_service.fetch import fetch_bundle, last_fetched
 from ndsc.codec.bundle import DECODER, MANIFEST, MAX_FILE_BYTES, Bundle, write_bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.errors import BundleError, OutputError
@@ -157,6 +157,20 @@ async def test_the_first_bundle_served_is_the_preferred_one(
     assert (await fetch(address, None, cache)).name == larger_bundle.bitstream_id.hex()
     assert (await fetch(address, tiny_bundle.bitstream_id, cache)).name == tiny_bundle.bitstream_id.hex()
     assert len(kept(cache)) == 2
+
+
+async def test_the_bundle_preferred_last_is_known_without_the_decoder(
+    serve: Serve, tiny_bundle: Bundle, larger_bundle: Bundle, cache: Path
+) -> None:
+    assert last_fetched(cache) is None
+    address = await serve(Counted(larger_bundle, tiny_bundle))
+    await fetch(address, None, cache)
+    await fetch(address, tiny_bundle.bitstream_id, cache)  # not the preferred one
+    known = last_fetched(cache)
+    assert known is not None
+    assert known.name == larger_bundle.bitstream_id.hex()
+    (known / "encoder.onnx").write_bytes(b"damaged")
+    assert last_fetched(cache) is None
 
 
 async def test_a_bundle_that_is_there_is_used_without_asking(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -337,3 +338,14 @@ async def test_the_rate_learns_that_frames_wait_for_the_link(
         await peer.call.ack(2)
         await peer.until_frames(4)
     assert told == [False, False, False, True]
+
+
+async def test_a_node_that_fetches_bundles_records_while_its_decoder_is_down(
+    peer: Peer, runs: Runs, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    await peer.stop()
+    cache = tmp_path / "bundles"
+    shutil.copytree(tiny_bundle.path, cache / tiny_bundle.bitstream_id.hex())
+    (cache / "last").write_text(tiny_bundle.bitstream_id.hex())
+    node = await runs.spooled(peer, 3, bundle=None, fetch_bundle=True, bundle_cache=cache)
+    assert node.spool_frames == 3

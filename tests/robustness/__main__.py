@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ndsc.codec.errors import NdscError
+from tests.robustness.processes import be_interruptible
 from tests.robustness.report import print_table, write_report
 from tests.robustness.runner import Result, run_all
 from tests.robustness.scenarios import SCENARIOS
@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = arguments.folder
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    # Told to end, it ends its services too, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    be_interruptible()
     try:
         folder.mkdir(parents=True)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,12 @@ class ProcessError(Exception):
     """A service ended or stayed silent when it should not have."""
 
 
+def be_interruptible() -> None:
+    """Let SIGTERM and SIGINT end this process like Ctrl-C, in the background too: it then ends its services."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
 async def until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Ask again and again, for what other processes write to files. Raises ProcessError when it stays false."""
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from tests.robustness.conditions import Conditions
 from tests.robustness.credentials import Credentials
 from tests.robustness.history import HistoryError, Key
 from tests.robustness.netns import UnavailableError
-from tests.robustness.processes import ProcessError
+from tests.robustness.processes import ProcessError, be_interruptible
 from tests.robustness.reference import Scene, references_of
 from tests.robustness.rig import Rig
 from tests.robustness.scenarios import SCENARIOS, NotInjectedError, Scenario
@@ -87,18 +86,13 @@ def run_all(scenarios: Sequence[Scenario], folder: Path, report: Callable[[Resul
     results = {}
     for faults, at_once in ((together, AT_ONCE), (alone, 1)):
         # A process of its own, so that the checks of one run do not hold up the proxies of another.
-        with get_context("spawn").Pool(at_once, _be_interruptible) as pool:
+        with get_context("spawn").Pool(at_once, be_interruptible) as pool:
             for result in pool.imap_unordered(partial(_run_named, folder), faults):
                 results[result.fault] = result
                 report(result)
             pool.close()
             pool.join()
     return [results[scenario.fault] for scenario in scenarios]
-
-
-def _be_interruptible() -> None:
-    """End with services stopped when the pool ends early."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _run_named(folder: Path, fault: str) -> Result:

@@ -26,7 +26,7 @@ from ndsc.codec.files import write_whole
 from tests.exactness import machine
 from tests.robustness.bundles import make_bundles
 from tests.robustness.credentials import Credentials
-from tests.robustness.processes import ProcessError
+from tests.robustness.processes import ProcessError, be_interruptible
 from tests.robustness.rig import Camera, Rig
 from tests.robustness.runner import Result, check
 
@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--folder", type=Path, default=Path("out/soak"), help="histories and logs; emptied first"
     )
     arguments = parser.parse_args(argv)
+    be_interruptible()
     folder: Path = arguments.folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
