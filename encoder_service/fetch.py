@@ -19,7 +19,7 @@ from ndsc.service.errors import ServiceError, service_error
 from ndsc.v1.catalog_pb2 import GetBundleRequest, GetBundleResponse
 from ndsc.v1.catalog_pb2_grpc import CatalogServiceStub
 
-_LAST: Final = "last"
+_LAST: Final = ".last"
 
 SILENCE_S: Final = 30.0
 """Longest wait for the next piece. How long all of them take is up to the link."""

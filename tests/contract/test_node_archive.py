@@ -346,6 +346,6 @@ async def test_a_node_that_fetches_bundles_records_while_its_decoder_is_down(
     await peer.stop()
     cache = tmp_path / "bundles"
     shutil.copytree(tiny_bundle.path, cache / tiny_bundle.bitstream_id.hex())
-    (cache / "last").write_text(tiny_bundle.bitstream_id.hex())
+    (cache / ".last").write_text(tiny_bundle.bitstream_id.hex())
     node = await runs.spooled(peer, 3, bundle=None, fetch_bundle=True, bundle_cache=cache)
     assert node.spool_frames == 3
