@@ -110,8 +110,9 @@ def pieces_of(bundle: Bundle) -> dict[str, GetBundleResponse]:
 
 
 def kept(cache: Path) -> list[str]:
-    """What a cache shows, its lock aside."""
-    return sorted(path.name for path in cache.iterdir() if path.name != ".lock") if cache.exists() else []
+    """What a cache holds beside its lock and the name of the last preferred bundle."""
+    own = {".lock", ".last"}
+    return sorted(path.name for path in cache.iterdir() if path.name not in own) if cache.exists() else []
 
 
 @pytest.fixture(scope="session")
