@@ -308,9 +308,7 @@ def test_message_size_is_that_of_a_frame_message() -> None:
     # An hour into a session: three bytes of sequence, five of capture time, one of rate level, a two-byte
     # payload length, and a tag for each of the four.
     assert frame_message_bytes(frame) == 200 + 3 + 5 + 1 + 2 + 4
-    message = FrameMessage(
-        capture_delta_us=100_000, rate_level=2, payload=frame.payload
-    )
+    message = FrameMessage(capture_delta_us=100_000, rate_level=2, payload=frame.payload)
     assert len(message.SerializeToString()) == frame_message_bytes(frame)
 
 
