@@ -8,19 +8,17 @@ from typing import Final
 import grpc.aio
 
 from encoder_service.frames import CallKey, Coded, Numbered
-from encoder_service.role import Call
+from encoder_service.role import DELIVERIES, Call
 from encoder_service.settings import EncoderSettings
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameEncoder
 from ndsc.codec.runtime import RuntimeOptions
 from ndsc.service.timestamps import to_timestamp
 from ndsc.sources import Source, SourceFrame
-from ndsc.v1 import types_pb2
 from ndsc.v1.frame_stream_pb2 import Frame, FrameBatch, Open, StreamFramesRequest
 from ndsc.v1.frame_stream_pb2_grpc import FrameStreamServiceStub
 from ndsc.v1.types_pb2 import Clock, Geometry, Heartbeat
 
-_DELIVERIES: Final = {"live": types_pb2.DELIVERY_LIVE, "archive": types_pb2.DELIVERY_ARCHIVE}
 _FRAMES_A_MESSAGE: Final = 32
 
 
@@ -88,7 +86,7 @@ class CameraRole:
         self._constants = Open(
             rig=settings.rig,
             camera=settings.camera,
-            delivery=_DELIVERIES[settings.delivery],
+            delivery=DELIVERIES[settings.delivery],
             geometry=Geometry(width=source.width, height=source.height),
             clock=clock,
             frame_id=settings.frame_id,

@@ -9,14 +9,13 @@ import grpc.aio
 
 from encoder_service.node import Node
 from encoder_service.rate_control import FixedLevel, FollowLink, Rate, TargetRate
+from encoder_service.role import DELIVERIES
 from encoder_service.settings import EncoderSettings
 from ndsc.service.authority import Authority
 from ndsc.service.errors import FIELD_INVALID, NOT_READY, RefusedError, abort
-from ndsc.v1 import node_pb2, types_pb2
+from ndsc.v1 import node_pb2
 from ndsc.v1.node_pb2 import GetNodeRequest, GetNodeResponse, SetRateRequest, SetRateResponse
 from ndsc.v1.node_pb2_grpc import NodeServiceServicer
-
-_DELIVERIES = {"live": types_pb2.DELIVERY_LIVE, "archive": types_pb2.DELIVERY_ARCHIVE}
 
 
 class NodeServicer(NodeServiceServicer):
@@ -40,7 +39,7 @@ class NodeServicer(NodeServiceServicer):
             rig=self._settings.rig,
             camera=self._settings.camera,
             session_id=node.session_id,
-            delivery=_DELIVERIES[self._settings.delivery],
+            delivery=DELIVERIES[self._settings.delivery],
             connected=node.connected,
             captured=account.captured,
             sent=account.sent,

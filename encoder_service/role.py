@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import grpc.aio
 
 from encoder_service.frames import CallKey, Coded, Numbered
 from ndsc.sources import Source, SourceFrame
+from ndsc.v1 import types_pb2
 from ndsc.v1.frame_stream_pb2 import StreamFramesRequest, StreamFramesResponse
 from ndsc.v1.side_information_pb2 import StreamSideInformationRequest, StreamSideInformationResponse
 from ndsc.v1.types_pb2 import Clock
@@ -16,6 +17,9 @@ from ndsc.v1.types_pb2 import Clock
 Request: TypeAlias = StreamFramesRequest | StreamSideInformationRequest
 Response: TypeAlias = StreamFramesResponse | StreamSideInformationResponse
 Call: TypeAlias = grpc.aio.StreamStreamCall[Any, Any]
+
+DELIVERIES: Final = {"live": types_pb2.DELIVERY_LIVE, "archive": types_pb2.DELIVERY_ARCHIVE}
+"""The setting `delivery` → what the wire says."""
 
 
 class FrameMessages(Protocol):

@@ -8,7 +8,7 @@ from typing import Final
 import grpc.aio
 
 from encoder_service.frames import CallKey, Coded, Numbered
-from encoder_service.role import Call
+from encoder_service.role import DELIVERIES, Call
 from encoder_service.settings import EncoderSettings
 from ndsc.service.images import to_image
 from ndsc.service.timestamps import to_timestamp
@@ -22,7 +22,6 @@ from ndsc.v1.side_information_pb2 import (
 from ndsc.v1.side_information_pb2_grpc import SideInformationServiceStub
 from ndsc.v1.types_pb2 import Clock, Geometry, Heartbeat, Image
 
-_DELIVERIES: Final = {"live": types_pb2.DELIVERY_LIVE, "archive": types_pb2.DELIVERY_ARCHIVE}
 _FORMATS: Final = {
     "jpeg": types_pb2.IMAGE_FORMAT_JPEG,
     "png": types_pb2.IMAGE_FORMAT_PNG,
@@ -55,7 +54,7 @@ class SideInformationRole:
             geometry=Geometry(width=source.width, height=source.height),
             clock=clock,
             frame_id=settings.frame_id,
-            delivery=_DELIVERIES[settings.delivery],
+            delivery=DELIVERIES[settings.delivery],
         ).SerializeToString(deterministic=True)
 
     @property
