@@ -40,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folder.mkdir(parents=True)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        results = run_all(chosen, folder, _say)
-        write_report(arguments.output, results, seconds=round(time.monotonic() - started))
+        results = run_all(chosen, folder, _say, arguments.seed)
+        write_report(
+            arguments.output, results, seed=arguments.seed, seconds=round(time.monotonic() - started)
+        )
     except (NdscError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("out/robustness"),
         help="histories and logs of each run go below it; it is emptied first",
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the scene and of random faults; default: 0")
     parser.add_argument(
         "--allow-missing", action="store_true", help="pass although this machine cannot run some faults"
     )

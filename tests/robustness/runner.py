@@ -78,7 +78,9 @@ class Result:
         return sum(len(verdict.violations) for verdict in self.verdicts)
 
 
-def run_all(scenarios: Sequence[Scenario], folder: Path, report: Callable[[Result], None]) -> list[Result]:
+def run_all(
+    scenarios: Sequence[Scenario], folder: Path, report: Callable[[Result], None], seed: int = 0
+) -> list[Result]:
     """Run scenarios, each in a folder and a process of its own; `report` hears of each as it ends."""
     make_bundles(folder / _BUNDLES)
     together = [scenario.fault for scenario in scenarios if not scenario.alone]
@@ -87,7 +89,7 @@ def run_all(scenarios: Sequence[Scenario], folder: Path, report: Callable[[Resul
     for faults, at_once in ((together, AT_ONCE), (alone, 1)):
         # A process of its own, so that the checks of one run do not hold up the proxies of another.
         with get_context("spawn").Pool(at_once, be_interruptible) as pool:
-            for result in pool.imap_unordered(partial(_run_named, folder), faults):
+            for result in pool.imap_unordered(partial(_run_named, folder, seed), faults):
                 results[result.fault] = result
                 report(result)
             pool.close()
@@ -95,18 +97,18 @@ def run_all(scenarios: Sequence[Scenario], folder: Path, report: Callable[[Resul
     return [results[scenario.fault] for scenario in scenarios]
 
 
-def _run_named(folder: Path, fault: str) -> Result:
+def _run_named(folder: Path, seed: int, fault: str) -> Result:
     scenario = next(scenario for scenario in SCENARIOS if scenario.fault == fault)
     place = folder / fault.replace(" ", "-").replace("/", "-")
-    return asyncio.run(run(scenario, place, load_bundles(folder / _BUNDLES)))
+    return asyncio.run(run(scenario, place, load_bundles(folder / _BUNDLES), seed))
 
 
-async def run(scenario: Scenario, folder: Path, bundles: Bundles) -> Result:
+async def run(scenario: Scenario, folder: Path, bundles: Bundles, seed: int = 0) -> Result:
     """Run one scenario in a new folder and check every promise."""
     folder.mkdir(parents=True)  # noqa: ASYNC240 - a moment
     result = Result(scenario.fault, (scenario.run.__doc__ or "").strip())
     started = time.monotonic()
-    rig = Rig(folder, bundles, Credentials(folder / "certificates"))
+    rig = Rig(folder, bundles, Credentials(folder / "certificates"), seed=seed)
     try:
         async with asyncio.timeout(LONGEST_S):
             await scenario.run(rig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -328,6 +329,51 @@ async def bundle_changed(rig: Rig) -> None:
         _must_show(len(history.of("node", "bundle", camera=name)) == 1, f"that {name} changed its bundle")
 
 
+async def everything(rig: Rig) -> None:
+    """Kills, freezes, cuts, half-open links and flipped bits, one after another, in an order that the seed gives."""
+    rng = random.Random(rig.seed)
+    rig.seconds = 18
+
+    async def kill_decoder() -> None:
+        await rig.decoder.kill()
+        await rig.start_decoder()
+
+    async def kill_node() -> None:
+        name = rng.choice(VICTIMS)
+        await rig.services[name].kill()
+        await rig.start_node(name)
+
+    async def freeze() -> None:
+        service = rig.services[rng.choice(["decoder", SIDE, *VICTIMS])]
+        service.freeze()
+        await asyncio.sleep(rng.uniform(0.5, 2.5))
+        service.thaw()
+
+    async def cut() -> None:
+        proxy = rig.proxies[rng.choice([SIDE, *VICTIMS])]
+        proxy.cut()
+        await asyncio.sleep(rng.uniform(0, 1))
+        proxy.mend()
+
+    async def half_open() -> None:
+        rig.proxies[rng.choice([SIDE, *VICTIMS])].half_open()
+
+    async def flip() -> None:
+        rig.proxies[rng.choice([SIDE, *VICTIMS])].flip()
+
+    faults = [kill_decoder, kill_decoder, kill_node, freeze, freeze, cut, cut, half_open, flip, flip]
+    rng.shuffle(faults)
+    async with rig.traffic():
+        await rig.stream(0.1)
+        async with rig.fault():
+            for fault in faults:
+                await fault()
+                await asyncio.sleep(rng.uniform(0, 0.7))
+    history = rig.history()
+    _must_show(len(history.decoder_starts()) == 3, "three starts of the decoder")
+    _must_reconnect(history, *rig.names)
+
+
 async def decoder_slow(rig: Rig) -> None:
     """A decoder that takes three times as long for a frame as there is."""
     rig.cameras = (Camera(LIVE, "live"), Camera(OTHER_LIVE, "live"), Camera("live-c", "live"))
@@ -394,6 +440,7 @@ SCENARIOS: Final = (
     Scenario("camera name taken", name_taken),
     Scenario("subscriber slow", subscriber_slow),
     Scenario("bundle changed", bundle_changed),
+    Scenario("everything", everything),
     Scenario("archive replayed", archive_replayed),
     Scenario("decoder 3 times too slow", decoder_slow, alone=True),
 )
