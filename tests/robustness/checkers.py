@@ -288,8 +288,12 @@ def _process_account(process: Process, accounts: Accounts, conditions: Condition
         coded.m_us < start.m_us and not _acked_before(accounts, key, start) for key, coded in held
     )
     missing = end["captured"] + inherited - end["sent"] - end["dropped"] - end["waiting"]
-    # A process killed after its spool took a frame could not say so.
-    if missing and not (missing == -1 and inherited):
+    # One killed before it could say what its spool took, or before its spool let go of what was acknowledged.
+    killed_before = any(
+        pid in conditions.killed and other.start.camera == start.camera and other.start.m_us < start.m_us
+        for pid, other in accounts.processes.items()
+    )
+    if missing and not (killed_before and spooled and -conditions.frames_in_hand <= missing < 0):
         yield (
             f"{where} says captured {end['captured']}, sent {end['sent']}, dropped {end['dropped']}, waiting "
             f"{end['waiting']}, and has {inherited} of an earlier process: {missing:+} frames"

@@ -120,6 +120,9 @@ async def run(scenario: Scenario, folder: Path, bundles: Bundles, seed: int = 0)
         result.status, result.why = "failed", str(error)
     except TimeoutError:
         result.status, result.why = "failed", f"not done within {LONGEST_S:g} s"
+    except Exception as error:
+        # One run must not end all.
+        result.status, result.why = "failed", repr(error)
     if result.status != "not run":
         try:
             check(rig, result)

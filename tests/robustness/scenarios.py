@@ -330,7 +330,7 @@ async def bundle_changed(rig: Rig) -> None:
 
 
 async def everything(rig: Rig) -> None:
-    """Kills, freezes, cuts, half-open links and flipped bits, one after another, in an order that the seed gives."""
+    """Kills, freezes, cuts, half-open links and flipped bits, one after another, in the seed's order."""
     rng = random.Random(rig.seed)
     rig.seconds = 18
 

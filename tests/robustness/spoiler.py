@@ -40,6 +40,9 @@ async def send_spoilt(rig: Rig, frames: int) -> frozenset[Key]:
     times_us = [epoch_us + interval_us * number for number in range(1, frames + 1)]
     coded = await asyncio.to_thread(_code, rig, times_us)
     failed = 0
+    await asyncio.sleep(
+        times_us[0] / 1e6 - time.time() - 0.5
+    )  # the decoder gives up who is silent for longer
     async with open_channel(rig.address, load_certificates(rig.credentials.camera_files(NAME))) as channel:
         call: Any = FrameStreamServiceStub(channel).StreamFrames()
         await call.write(StreamFramesRequest(open=_open(rig, session, epoch_us)))
