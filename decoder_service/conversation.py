@@ -41,6 +41,7 @@ from ndsc.v1.side_information_pb2 import StreamSideInformationResponse
 from ndsc.v1.types_pb2 import Credit, ErrorReason
 
 _SILENT_INTERVALS: Final = 3
+_LAST_WRITE_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
         # Each answer with the frame whose credit it gives back. A frame is in flight until then, so a node
         # that reads no answers runs out of credit, and what waits here is bounded.
         self._outbox: asyncio.Queue[tuple[AnswerT, Arrived[FrameT] | None] | None] = asyncio.Queue()
+        self._writing: asyncio.Future[None] | None = None
         self._frames_in_flight = 0
         self._bytes_in_flight = 0
         self._ended: asyncio.Future[RefusedError] = asyncio.get_running_loop().create_future()
@@ -211,6 +213,7 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
             self._log_refusal(refusal)
             raise refusal from None
         finally:
+            await self._finish_writing()
             account.abandoned += len(self._unsettled)
             self.metrics.abandoned(account.key, len(self._unsettled))
             for sequence in self._unsettled:
@@ -342,7 +345,15 @@ class Conversation(ABC, Generic[FrameT, AnswerT, ResultT]):
                 # Not after the write: the node may have the ack, and send its next frame, before that returns.
                 self._frames_in_flight -= 1
                 self._bytes_in_flight -= done.size_bytes
-            await write(answer)
+            self._writing = asyncio.ensure_future(write(answer))
+            await asyncio.shield(self._writing)
+
+    async def _finish_writing(self) -> None:
+        """Let the write under way end, for a while: gRPC cannot end a call with a status in the midst of one."""
+        if self._writing is None or self._writing.done():
+            return
+        await asyncio.wait((self._writing,), timeout=_LAST_WRITE_S)
+        self._writing.cancel()
 
 
 def _first_refusal(errors: BaseExceptionGroup[BaseException]) -> RefusedError | None:

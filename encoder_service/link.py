@@ -119,7 +119,7 @@ class Link:
         self._uplink: Uplink | None = None
         self._key = CallKey(b"", b"")
         self._reopen = False
-        self._ending = False
+        self._ended_s: float | None = None
         self._stopping = asyncio.Event()
         self.calls = 0
         """Calls that were opened."""
@@ -141,7 +141,8 @@ class Link:
 
     def source_ended(self) -> None:
         """No more frames will come: live ones are not tried for ever."""
-        self._ending = True
+        if self._ended_s is None:
+            self._ended_s = asyncio.get_running_loop().time()
         self._changed.set()
 
     def stop(self) -> None:
@@ -181,11 +182,17 @@ class Link:
         """Raise the error again when trying further is of no use; else log it."""
         explained = await self._connector.explain(error)
         settings = self._settings
-        live_end = self._ending and settings.delivery == "live"
+        now_s = asyncio.get_running_loop().time()
+        ended_s = now_s if self._ended_s is None else self._ended_s
+        at_end = self._stopping.is_set() or now_s - ended_s >= settings.drain_seconds
         give_up = settings.give_up_after_s is not None and trouble_s >= settings.give_up_after_s
         # Certificates are renewed under a running node.
         lasting = not error.retryable and error.reason != "UNAUTHENTICATED"
-        if live_end or give_up or (lasting and not await self._recover(error)):
+        if settings.delivery == "live" and at_end:
+            left = f"{self._account.in_flight} frames were not acknowledged"
+            line = explained if left in explained else f"{explained}; {left}"
+            raise SessionError(line, retryable=False, reason=error.reason)
+        if give_up or (lasting and not await self._recover(error)):
             raise SessionError(explained, retryable=False, reason=error.reason)
         self._warnings.warning("no session, trying again", error=explained)
 
@@ -308,7 +315,7 @@ class Link:
         if self._settings.delivery == "archive":
             await uplink.until(condition)
             return
-        await uplink.until(lambda: condition() or self._ending)
+        await uplink.until(lambda: condition() or self._ended_s is not None)
         try:
             async with asyncio.timeout(patience_s):
                 await uplink.until(condition)

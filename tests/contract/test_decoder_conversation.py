@@ -10,6 +10,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
+from decoder_service import conversation
 from decoder_service.conversation import Arrived, Conversation, Terms
 from decoder_service.metrics import DecoderMetrics
 from decoder_service.streams import Account, StreamKey, StreamRegistry
@@ -170,3 +171,38 @@ async def test_what_is_finished_as_another_call_takes_over_is_left_to_that_one()
     assert said == ["opened"]
     account = talk.account
     assert (account.received, account.decoded, account.abandoned, account.done_sequence) == (1, 0, 1, 0)
+
+
+async def test_a_refusal_waits_for_the_write_under_way() -> None:
+    """gRPC cannot end a call with a status while a message is being written: the node would not hear why."""
+    talk = Talk(credit_frames=1)
+    writing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def write(answer: StreamFramesResponse) -> None:
+        writing.set()
+        await go_on.wait()
+
+    session = asyncio.create_task(talk.hold(write))
+    await writing.wait()
+    talk.end(RefusedError(CREDIT_EXCEEDED, "over"))
+    await asyncio.sleep(0.05)
+    assert not session.done()
+    go_on.set()
+    with pytest.raises(RefusedError, match="over"):
+        await session
+
+
+async def test_a_refusal_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "_LAST_WRITE_S", 0.01)
+    talk = Talk(credit_frames=1)
+    writing = asyncio.Event()
+
+    async def write(answer: StreamFramesResponse) -> None:
+        writing.set()
+        await asyncio.Event().wait()
+
+    session = asyncio.create_task(talk.hold(write))
+    await writing.wait()
+    talk.end(RefusedError(CREDIT_EXCEEDED, "over"))
+    with pytest.raises(RefusedError, match="over"):
+        await session

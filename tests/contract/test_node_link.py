@@ -306,7 +306,7 @@ async def test_a_decoder_that_vanishes_at_the_end_of_the_source_is_one_line(
     peer: Peer, scripted: ScriptedSource, make_node: Nodes, give_up: bool
 ) -> None:
     peer.ack_each = False
-    node = make_node(peer, **LIVE)
+    node = make_node(peer, **LIVE, drain_seconds=0.3)
     work = asyncio.create_task(run(node))
     await send(peer, scripted, 2)
     if give_up:

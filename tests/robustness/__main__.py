@@ -7,7 +7,6 @@ promise was kept under every fault, 1 one was not or a fault did not come about,
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from tests.robustness.processes import be_interruptible
 from tests.robustness.report import print_table, write_report
 from tests.robustness.runner import Result, run_all
 from tests.robustness.scenarios import SCENARIOS
+from tests.robustness.workspace import WorkspaceError, workspace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,18 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(s.fault for s in SCENARIOS)}"
         )
-    folder: Path = arguments.folder
-    shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
     be_interruptible()
     try:
-        folder.mkdir(parents=True)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        results = run_all(chosen, folder, _say, arguments.seed)
+        with workspace(arguments.folder) as folder:
+            results = run_all(chosen, folder, _say, arguments.seed)
         write_report(
             arguments.output, results, seed=arguments.seed, seconds=round(time.monotonic() - started)
         )
-    except (NdscError, OSError) as error:
+    except (NdscError, WorkspaceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print_table(results, Console(width=200))

@@ -59,15 +59,15 @@ def accounted(history: History, conditions: Conditions) -> list[str]:
 
 
 def fresh(history: History, conditions: Conditions) -> list[str]:
-    """LIVE frames are decoded soon after they were coded, and no later as time goes on."""
+    """LIVE frames are decoded soon after they were captured, and no later as time goes on."""
     violations = []
     for camera in sorted(history.cameras("live")):
         ages = [
-            (conditions.undisturbed_us(camera, coded.m_us, decoded.m_us) / 1000, decoded)
-            for coded, decoded in decodings(history, camera)
+            (conditions.undisturbed_us(camera, captured.m_us, decoded.m_us) / 1000, decoded)
+            for captured, decoded in decodings(history, camera)
         ]
         violations += [
-            f"{decoded.where} was decoded {age:.0f} ms after it was coded; the bound is {conditions.age_bound_ms}"
+            f"{decoded.where} was decoded {age:.0f} ms after its capture; the bound is {conditions.age_bound_ms}"
             for age, decoded in ages
             if age > conditions.age_bound_ms
         ]
@@ -182,8 +182,8 @@ def isolated(history: History, conditions: Conditions) -> list[str]:
             violations.append(
                 f"{event.where} {event.name}: {event.facts.get('reason', event.facts.get('why'))}"
             )
-        for coded, decoded in decodings(history, camera):
-            age = (decoded.m_us - coded.m_us) / 1000
+        for captured, decoded in decodings(history, camera):
+            age = (decoded.m_us - captured.m_us) / 1000
             if age > conditions.age_bound_ms:
                 violations.append(
                     f"{decoded.where} was {age:.0f} ms old; the bound is {conditions.age_bound_ms}"
@@ -238,12 +238,12 @@ def _repeated(events: Iterable[Event], what: str) -> Iterator[str]:
 
 
 def decodings(history: History, camera: str) -> list[tuple[Event, Event]]:
-    """(coded, decoded) of a camera's decoded frames, in the order of decoding."""
-    coded = {event.key: event for event in history.of("node", "coded", camera=camera)}
+    """(captured, decoded) of a camera's decoded frames, in the order of decoding."""
+    captured = {event["capture_time_us"]: event for event in history.of("node", "captured", camera=camera)}
     return [
-        (coded[event.key], event)
+        (captured[event["capture_time_us"]], event)
         for event in history.of("decoder", "decoded", camera=camera)
-        if event.key in coded
+        if event["capture_time_us"] in captured
     ]
 
 

@@ -40,7 +40,7 @@ class Conditions:
     killed: frozenset[int] = frozenset()
     """Processes that were killed: they wrote no account of their end."""
     age_bound_ms: int = 1_500
-    """Age that no LIVE frame exceeds when no fault works on its camera, from coded to decoded."""
+    """Age that no LIVE frame exceeds when no fault works on its camera, from capture to decoding."""
     pair_tolerance_ms: int = 50
     frames_in_hand: int = 8
     """Frames that a camera node holds at most between capture and its account, lost when it is killed."""

@@ -55,7 +55,12 @@ class Camera:
     flags: tuple[str, ...] = ()
 
 
-CAMERAS: Final = (Camera("live-a", "live"), Camera("live-b", "live"), Camera("archive-a", "archive"))
+# They see one scene, so each has a rate level of its own: a picture given to the wrong one is another picture.
+CAMERAS: Final = (
+    Camera("live-a", "live", ("--rate-level", "0")),
+    Camera("live-b", "live", ("--rate-level", "1")),
+    Camera("archive-a", "archive", ("--rate-level", "2")),
+)
 
 
 @dataclass

@@ -17,12 +17,13 @@ from tests.robustness.bundles import Bundles, load_bundles, make_bundles
 from tests.robustness.checkers import PROMISES
 from tests.robustness.conditions import Conditions
 from tests.robustness.credentials import Credentials
+from tests.robustness.faults.evidence import NotInjectedError
 from tests.robustness.history import HistoryError, Key
 from tests.robustness.netns import UnavailableError
 from tests.robustness.processes import ProcessError, be_interruptible
 from tests.robustness.reference import Scene, references_of
 from tests.robustness.rig import Rig
-from tests.robustness.scenarios import SCENARIOS, NotInjectedError, Scenario
+from tests.robustness.scenarios import SCENARIOS, Scenario
 
 AT_ONCE: Final = 2
 LONGEST_S: Final = 180.0

@@ -305,9 +305,9 @@ def test_bad_input_is_one_line_that_names_it(
 
 def test_message_size_is_that_of_a_frame_message() -> None:
     frame = CompressedFrame(bytes(16), rate_level=2, width=256, height=128, payload=bytes(range(200)))
-    # An hour into a session: three bytes of sequence, five of capture time, one of rate level, a two-byte
-    # payload length, and a tag for each of the four.
-    assert frame_message_bytes(frame) == 200 + 3 + 5 + 1 + 2 + 4
+    # In a session at 10 Hz: three bytes of capture time, one of rate level, a two-byte payload length, and a tag
+    # for each of the three.
+    assert frame_message_bytes(frame) == 200 + 3 + 1 + 2 + 3
     message = FrameMessage(capture_delta_us=100_000, rate_level=2, payload=frame.payload)
     assert len(message.SerializeToString()) == frame_message_bytes(frame)
 

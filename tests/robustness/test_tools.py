@@ -1,4 +1,4 @@
-"""The tools that faults are made of, each by itself."""
+"""The tools that runs are made of, each by itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tests.robustness.clocks import SteppedClock
 from tests.robustness.disks import small_disk
 from tests.robustness.netns import SERVER_ADDRESS, UnavailableError, check_available, linked_hosts, run
 from tests.robustness.processes import ProcessError, Service
+from tests.robustness.soak import Usage, grew
+from tests.robustness.workspace import WorkspaceError, workspace
 
 _TICKS = """
 import threading, time
@@ -118,3 +120,24 @@ async def test_link_is_slow_and_loses(tmp_path: Path) -> None:
         assert await link.lost() > 0
         assert await receiver.wait(5) == 0
     assert link.server not in await run("ip", "netns", "list")
+
+
+def test_a_folder_has_one_run(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").touch()
+    with workspace(tmp_path / "run") as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "new").touch()
+        with pytest.raises(WorkspaceError, match="another run uses"), workspace(folder):
+            pass
+    assert (folder / "new").exists()
+
+
+def test_growth_is_seen() -> None:
+    usage = Usage(
+        [60.0 * minute for minute in range(30)], [100 + minute / 10 for minute in range(30)], [20] * 30
+    )
+    assert usage.summary()["rss_slope_mib_per_hour"] == pytest.approx(6)
+    assert grew("steady", usage.summary()) == []
+    leaking = Usage(usage.at_s, [100.0 + minute for minute in range(30)], list(range(20, 50)))
+    assert [line.split(" ")[1] for line in grew("leaking", leaking.summary())] == ["memory", "descriptors"]
