@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.robustness.runner import Result, run_all
 from tests.robustness.scenarios import SCENARIOS
 
 SHORT = ("decoder killed", "link half-open")
 
 
+@pytest.mark.timeout(300)
 def test_promises_are_kept(tmp_path: Path) -> None:
     ended: list[Result] = []
     results = run_all([one for one in SCENARIOS if one.fault in SHORT], tmp_path, ended.append)
