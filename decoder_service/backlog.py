@@ -138,6 +138,7 @@ class Backlog:
         job = self._job(key, stored, log)
         try:
             picture = await self._maker.make(job)
+            await self._serve_as_side_information(picture, job)
         except StoreError:
             raise
         except ProviderError as error:
@@ -158,7 +159,6 @@ class Backlog:
             refusal = RefusedError(DECODER_FAILED, "the decoder failed on this frame; its log says why")
             await _to_the_end(self._fail(key, stored, refusal, job))
             return True
-        await self._serve_as_side_information(picture, job)
         await _to_the_end(self._publish(key, stored, picture))
         return True
 

@@ -29,7 +29,9 @@ def configure_logs(*, level: str, json_lines: bool) -> None:
     ]
     last: list[Processor]
     if json_lines:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        # Without local variables, among which there may be tokens and keys.
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        last = [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
     else:
         # Pretty tracebacks take most of a second to draw, on the event loop.
         last = [

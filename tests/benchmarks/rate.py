@@ -146,16 +146,16 @@ async def _stream(
 
 def _sent(records: dict[str, Path], overhead_bytes: float) -> list[Sent]:
     history = read_histories(sorted(records.values()))
-    captured_us = {event["capture_time_us"]: event.m_us for event in history.of("node", "captured")}
-    start_us = min(captured_us.values())
+    start_us = history.of("node", "captured")[0].m_us
+    coded = {event.key: event for event in history.of("node", "coded")}
     return [
         Sent(
-            (coded.m_us - start_us) / 1e6,
-            coded["bytes"] + overhead_bytes,
+            (coded[decoded.key].m_us - start_us) / 1e6,
+            coded[decoded.key]["bytes"] + overhead_bytes,
             (decoded.m_us - start_us) / 1e6,
-            (decoded.m_us - captured_us[coded["capture_time_us"]]) / 1e3,
+            (decoded.m_us - captured.m_us) / 1e3,
         )
-        for coded, decoded in decodings(history, "left")
+        for captured, decoded in decodings(history, "left")
     ]
 
 

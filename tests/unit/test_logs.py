@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
 from structlog.testing import CapturingLogger
 
 from ndsc.service.logs import RateLimitedLog
@@ -46,3 +50,22 @@ def test_each_event_has_its_own_interval() -> None:
         ("frame refused", {}),
         ("frame dropped", {"suppressed": 1}),
     ]
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_a_traceback_shows_no_local_variables(json_lines: bool) -> None:
+    program = f"""
+import structlog
+from ndsc.service.logs import configure_logs
+configure_logs(level="info", json_lines={json_lines})
+def fail(token):
+    raise ValueError("it failed")
+try:
+    fail("".join(["SEC", "RET"]))
+except ValueError:
+    structlog.get_logger().exception("what was logged")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "it failed" in done.stderr
+    assert "what was logged" in done.stderr
+    assert "SECRET" not in done.stderr
