@@ -16,10 +16,6 @@ GROWTH: Final = 0.5
 """Part of the age bound by which the median age of a run's last third may exceed that of its first."""
 
 
-ARCHIVE_PATIENCE: Final = 3
-"""An ARCHIVE frame waits for two disks: its age may be so many times that of a LIVE one."""
-
-
 @dataclass(frozen=True)
 class Promise:
     """One promise of the stream."""
@@ -179,8 +175,6 @@ def isolated(history: History, conditions: Conditions) -> list[str]:
     """Cameras on which no fault worked notice nothing: no failed frame, no lost call, no age beyond the bound."""
     violations = []
     for camera in sorted(_bystanders(history, conditions)):
-        patience = 1 if camera in history.cameras("live") else ARCHIVE_PATIENCE
-        bound_ms = patience * conditions.age_bound_ms
         for event in [
             *history.of("decoder", "failed", camera=camera),
             *history.of("node", "lost", camera=camera),
@@ -190,8 +184,10 @@ def isolated(history: History, conditions: Conditions) -> list[str]:
             )
         for captured, decoded in decodings(history, camera):
             age_ms = (decoded.m_us - captured.m_us) / 1000
-            if age_ms > bound_ms:
-                violations.append(f"{decoded.where} was {age_ms:.0f} ms old; the bound is {bound_ms}")
+            if age_ms > conditions.age_bound_ms:
+                violations.append(
+                    f"{decoded.where} was {age_ms:.0f} ms old; the bound is {conditions.age_bound_ms}"
+                )
     return violations
 
 

@@ -236,7 +236,7 @@ BROKEN: dict[str, list[tuple[str, Break, str]]] = {
     "Isolated": [
         ("lost call", changed("lost", "top"), "lost: Socket closed"),
         ("failed", added("decoder", "failed", "top", _at(9), sequence=9, reason="X"), "failed: X"),
-        ("late in the window", changed("decoded", "top", 6, m_us=160_000), "was 165 ms old"),
+        ("late in the window", changed("decoded", "top", 6, m_us=60_000), "was 65 ms old"),
     ],
 }
 
