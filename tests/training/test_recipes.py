@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from training.experiments.recipe import Results, markdown_table
+from training.experiments.recipe import Results, Row, markdown_table
 
 RECIPES = ("stereo", "sources", "ablation", "binary", "gradients", "bound", "cost", "multiview")
 SMOKE_BOUND_S = 60
@@ -56,8 +56,8 @@ def test_results_hold_what_made_them_and_no_folder_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "--pairs", str(tmp_path / "test"), "--smoke"])
-    rows = [{"a": 1.23456789, "b": None}, {"a": math.inf, "c": "text"}]
-    path = Results("name", {"steps": 3}, rows=list(rows)).save(tmp_path / "out")
+    rows: list[Row] = [{"a": 1.23456789, "b": None}, {"a": math.inf, "c": "text"}]
+    path = Results("name", {"steps": 3}, rows=rows).save(tmp_path / "out")
     record = json.loads(path.read_text())
     assert record["command"].endswith("--pairs test --smoke")
     assert record["settings"] == {"steps": 3}
