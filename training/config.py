@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+Precision = Literal["fp32", "bf16"]
 
 
 class JsonConfig:
@@ -55,6 +57,7 @@ class TrainConfig(JsonConfig):
 
     steps: int = 2500
     batch_size: int = 8
+    """Samples a step, of all processes together."""
     crop_height: int = 128
     crop_width: int = 256
     learning_rate: float = 1e-3
@@ -73,4 +76,6 @@ class TrainConfig(JsonConfig):
     """Steps before the codebooks start from k-means on the encoder's outputs."""
     weights_ema: float = 0.998
     """Decay of the averaged weights that are validated and exported."""
+    precision: Precision = "fp32"
+    """What the networks compute in: float32, or bfloat16 autocast; quantizer and losses are always float32."""
     seed: int = 0

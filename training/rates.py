@@ -31,10 +31,10 @@ from ndsc.codec.frames import Grid
 from ndsc.codec.prior import StaticPrior
 from ndsc.codec.runtime import EncoderSession, RuntimeOptions
 from ndsc.evaluate.protocols import PROTOCOLS
-from training import transformer
 from training.data import load_pairs
 from training.indices import WINDOW, IndexGrids, encode
-from training.transformer import CausalTransformer
+from training.paper.prior import CausalTransformer, bits_per_index
+from training.paper.prior import load as load_transformer
 
 TIMED_RUNS = 7
 
@@ -99,8 +99,7 @@ def measure(
     windows = [tiles(grid) for grid in grids]
     # Bits of an index of each stage, of each frame: of a larger frame, over its whole windows.
     reference_bits = [
-        np.mean([transformer.bits_per_index(model, window).mean() for window in windows])
-        for model in references
+        np.mean([bits_per_index(model, window).mean() for window in windows]) for model in references
     ]
     height, width = grids[0].shape[1:]
     for level, stages in enumerate(bitstream.rate_levels):
@@ -208,7 +207,7 @@ def main(
         for stage, count in zip(grid, counts, strict=True):
             count += np.bincount(stage.ravel(), minlength=count.size)
     static = StaticPrior.from_counts(counts)
-    references = [transformer.load(directory) for directory in reference or []]
+    references = [load_transformer(directory) for directory in reference or []]
     rows: list[Row] = []
     for grids in by_size.values():
         rows += measure(loaded, grids, static, references, timed_frames)

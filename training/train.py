@@ -2,33 +2,39 @@
 
 The loop is plain torch. A run is a directory with one checkpoint (replaced as it goes) and `log.jsonl`; started
 again with the same `--output` it continues where it stopped, with the same losses as an unbroken run.
+
+Under `torchrun --nproc-per-node N -m training.train …` N processes share each batch and take the steps that one
+would take. Rank 0 alone validates and writes.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ndsc.codec.errors import NdscError
-from ndsc.evaluate.protocols import CROP_HEIGHT, CROP_WIDTH, kitti128
 from training.checkpoint import Checkpoint, CheckpointError, optimizer_tensors, restore_optimizer
-from training.config import ModelConfig, TrainConfig
-from training.data import Frame, Pair, batches, fingerprint, load_pairs, make_batch, render_drives
+from training.config import ModelConfig, Precision, TrainConfig
+from training.data import Batch, Frame, TrainingData, fingerprint, load_pairs, render_drives
 from training.model import ConditionalVQVAE
+from training.ranks import Ranks, RanksError
+from training.validation import count_indices, validate, validation_view
 
 
 class TrainingError(NdscError):
@@ -41,7 +47,7 @@ DRIVES_SEED = 1000
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Losses of one step, before its update."""
+    """Losses of one step over the whole batch, before its update."""
 
     step: int
     loss: float
@@ -52,6 +58,22 @@ class StepLoss:
     def psnr(self) -> float:
         """Of the batch, in dB."""
         return -10 * math.log10(max(self.mse, 1e-12))
+
+
+@dataclass(frozen=True)
+class PendingLoss:
+    """A step's losses that the device may still be computing: reading them waits for it."""
+
+    step: int
+    values: Tensor
+    """float32 [3]: loss, mse, commitment."""
+
+    def read(self) -> StepLoss:
+        """The losses. Raises TrainingError when they are not finite."""
+        loss, mse, commitment = self.values.tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss is {loss} at step {self.step}: lower --learning-rate")
+        return StepLoss(self.step, loss, mse, commitment)
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -67,10 +89,29 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 class Run:
     """A training run in memory: model, averaged weights, optimizer, steps done."""
 
-    def __init__(self, model_config: ModelConfig, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        device: torch.device,
+        ranks: Ranks | None = None,
+        compiler: str | None = None,
+    ) -> None:
+        """`ranks` share each batch. `compiler` is a backend of torch.compile; None runs eagerly."""
         self.model_config, self.config, self.device = model_config, config, device
+        self.ranks = ranks or Ranks()
         torch.manual_seed(config.seed)
-        self.model = ConditionalVQVAE(model_config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = ConditionalVQVAE(model_config).to(device)
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.quantizer.share(self.ranks)
+        if compiler:  # not the quantizer: its sums over ranks would break the graph
+            for part in (self.model.encoder, self.model.side_network, self.model.decoder):
+                part.compile(backend=compiler)
+        self.network: nn.Module = self.model
+        if self.ranks.count > 1:
+            self.network = DistributedDataParallel(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.learning_rate,
@@ -117,47 +158,48 @@ class Run:
 
     def generator(self) -> torch.Generator:
         """This step's random numbers (dead-code replacements), independent of the steps before."""
-        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        return torch.Generator(self.device).manual_seed(self.config.seed * 1_000_003 + self.step)
 
-    def start_codebooks(self, pairs: list[Pair], drives: list[Pair]) -> None:
+    def autocast(self) -> torch.autocast:
+        """The context that the networks compute in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    @torch.no_grad()
+    def start_codebooks(self, data: TrainingData) -> None:
         """K-means start on the latents of a few fresh batches."""
         first = self.config.steps + 1  # steps past the end: samples no training step sees
-        with torch.no_grad():
-            latents = [
-                self.model.encoder(
-                    make_batch(pairs, drives, self.config, self.levels, first + i).tensors(self.device)[0]
-                ).cpu()
-                for i in range(8)
-            ]
-        self.model.quantizer.cpu().start_from_kmeans(torch.cat(latents), self.generator())
-        self.model.quantizer.to(self.device)
+        latents = []
+        for step in range(first, first + 8):
+            batch = data.batch(self.config, self.levels, step, self.ranks)
+            with self.autocast():
+                latents.append(self.ranks.gather(self.model.encoder(batch.source).float().contiguous()))
+        self.model.quantizer.start_from_kmeans(torch.cat(latents), self.generator())
 
-    def train_step(self, tensors: tuple[Tensor, Tensor, Tensor, Tensor]) -> StepLoss:
-        """One update. Before `unquantized_steps` the latents pass unquantized."""
+    def train_step(self, batch: Batch) -> PendingLoss:
+        """One update, without waiting for a GPU. Before `unquantized_steps` the latents pass unquantized."""
         config = self.config
-        source, side, present, level = (
-            t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors
-        )
+        source, side = (x.contiguous(memory_format=torch.channels_last) for x in (batch.source, batch.side))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        result = self.model(
-            source,
-            side,
-            present,
-            level,
-            quantize=self.step >= config.unquantized_steps,
-            generator=self.generator(),
-        )
-        mse = (result.frame - source).square().mean()
+        with self.autocast():
+            result = self.network(
+                source,
+                side,
+                batch.present,
+                batch.level,
+                quantize=self.step >= config.unquantized_steps,
+                generator=self.generator(),
+            )
+        mse = (result.frame.float() - source).square().mean()
         commitment = result.quantized.commitment
         loss = config.distortion_weight * mse + config.commitment * commitment
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
         self.optimizer.step()
         self.step += 1
         self._average()
-        return StepLoss(self.step, loss.item(), mse.item(), commitment.item())
+        return PendingLoss(self.step, self.ranks.mean(torch.stack([loss, mse, commitment]).detach()))
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -167,86 +209,90 @@ class Run:
             self.averaged[name].lerp_(value, 1 - decay)
 
 
-def validation_view(frame: Frame) -> Frame:
-    """What is validated on: `kitti128` of a frame it fits, else the frame, cut to whole strides."""
-    height, width = frame.shape[:2]
-    if height >= CROP_HEIGHT and width >= CROP_WIDTH:
-        return kitti128(frame)
-    return frame[: max(8, height // 8 * 8), : max(8, width // 8 * 8)]
-
-
-@torch.no_grad()
-def validate(
-    checkpoint: Checkpoint, frames: list[tuple[Frame, Frame]], device: torch.device, without: bool = True
-) -> dict[str, list[float]]:
-    """Mean PSNR (float output, dB) with y and without, and index entropy (bpp), by rate level.
-
-    The entropy is of the indices' own histogram: a guide for choosing, not a rate anyone pays.
-    """
-    model = checkpoint.averaged_model().to(device)
-    sizes = checkpoint.model_config.codebook_sizes
-    psnr: dict[str, list[list[float]]] = {"right": [], "none": []}
-    counts = [np.zeros(size, np.int64) for size in sizes]
-    pixels = 0
-    for left, right in frames:
-        source, side = (
-            torch.from_numpy(f.copy()).to(device).permute(2, 0, 1)[None].float() / 255 for f in (left, right)
-        )
-        pixels += left.shape[0] * left.shape[1]
-        indices = model.quantizer(model.encoder(source)).indices
-        for s, size in enumerate(sizes):
-            counts[s] += np.bincount(indices[0, s].flatten().cpu().numpy(), minlength=size)
-        features = model.side_network(side)
-        for name, present in (("right", 1.0), ("none", 0.0)):
-            if name == "none" and not without:
-                continue
-            row = []
-            for level in range(len(sizes)):
-                at = torch.tensor([level], device=device)
-                decoded = model.decoder(
-                    model.quantizer.lookup(indices, at + 1),
-                    at,
-                    features,
-                    torch.tensor([present], device=device),
-                )
-                mse = (decoded.clamp(0, 1) - source).square().mean().item()
-                row.append(-10 * math.log10(mse))
-            psnr[name].append(row)
-    bits = [float(-(c[c > 0] * np.log2(c[c > 0] / c.sum())).sum()) for c in counts]
-    return {
-        **{name: np.mean(rows, axis=0).round(3).tolist() for name, rows in psnr.items() if rows},
-        "entropy_bpp": (np.cumsum(bits) / pixels).round(4).tolist(),
-    }
-
-
-@torch.no_grad()
-def count_indices(
-    checkpoint: Checkpoint, pairs: list[Pair], drives: list[Pair], device: torch.device, batch_count: int = 16
-) -> list[list[int]]:
-    """How often each index of each stage is chosen on fresh training batches: the static prior's source."""
-    model = checkpoint.averaged_model().to(device)
-    config, sizes = checkpoint.train_config, checkpoint.model_config.codebook_sizes
-    counts = [np.zeros(size, np.int64) for size in sizes]
-    first = config.steps + 100  # steps past the end: samples no training step sees
-    for step in range(first, first + batch_count):
-        source = make_batch(pairs, drives, config, len(sizes), step).tensors(device)[0]
-        indices = model.quantizer(model.encoder(source)).indices.cpu()
-        for s, size in enumerate(sizes):
-            counts[s] += np.bincount(indices[:, s].flatten().numpy(), minlength=size)
-    return [c.tolist() for c in counts]
-
-
-def train(run: Run, pairs: list[Pair], drives: list[Pair]) -> Iterator[StepLoss]:
+def train(run: Run, data: TrainingData) -> Iterator[PendingLoss]:
     """Steps from where the run stands to its end; yields each step's losses."""
-    for batch in batches(pairs, drives, run.config, run.levels, run.step):
+    while run.step < run.config.steps:
         if run.step == run.config.unquantized_steps:
-            run.start_codebooks(pairs, drives)
+            run.start_codebooks(data)
+        yield run.train_step(data.batch(run.config, run.levels, run.step, run.ranks))
+
+
+def pick_device(name: str, ranks: Ranks) -> torch.device:
+    """`cpu`, or the CUDA device of this rank. Raises TrainingError when there is none."""
+    if name != "cuda":
+        return torch.device(name)
+    if ranks.local >= torch.cuda.device_count():
+        raise TrainingError(
+            f"this torch finds {torch.cuda.device_count()} CUDA devices, too few for process {ranks.local + 1} "
+            "of this machine: give --device cpu, fewer processes, or install a CUDA build"
+        )
+    torch.cuda.set_device(ranks.local)
+    return torch.device("cuda", ranks.local)
+
+
+def prepare_log(path: Path, step: int) -> None:
+    """Drop what the log has beyond `step`, the checkpoint's: those steps are done again."""
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        path.write_text("".join(kept))
+
+
+def log_line(losses: StepLoss) -> str:
+    """One line of `log.jsonl`."""
+    record = {
+        "step": losses.step,
+        "loss": round(losses.loss, 5),
+        "mse": losses.mse,
+        "commitment": round(losses.commitment, 5),
+    }
+    return json.dumps(record) + "\n"
+
+
+def run_to_the_end(
+    run: Run,
+    data: TrainingData,
+    val_frames: list[tuple[Frame, Frame]],
+    output: Path,
+    validate_every: int,
+    console: Console,
+) -> None:
+    """Train; rank 0 logs, validates and keeps the checkpoint in `output`."""
+    writer = run.ranks.rank == 0
+    log_path = output / "log.jsonl" if writer else Path(os.devnull)
+    if writer:
+        output.mkdir(parents=True, exist_ok=True)
+        prepare_log(log_path, run.step)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress, log_path.open("a", buffering=1) as log:
+        task = progress.add_task("training", total=run.config.steps, completed=run.step)
+
+        def report(pending: PendingLoss) -> None:
+            losses = pending.read()
+            progress.update(task, completed=losses.step, description=f"{losses.psnr:.2f} dB")
+            log.write(log_line(losses))
+
         started = time.perf_counter()
-        losses = run.train_step(batch.tensors(run.device))
-        run.facts["seconds"] += time.perf_counter() - started
-        if not math.isfinite(losses.loss):
-            raise TrainingError(f"the loss is {losses.loss} at step {losses.step}: lower --learning-rate")
-        yield losses
+        # Losses are read one step late, so that a GPU already has the next step when it is waited for.
+        previous: PendingLoss | None = None
+        for pending in train(run, data):
+            if previous:
+                report(previous)
+            previous = pending
+            if pending.step % validate_every and pending.step != run.config.steps:
+                continue
+            report(pending)
+            previous = None
+            run.facts["seconds"] += time.perf_counter() - started
+            if writer:
+                checkpoint = run.checkpoint()
+                run.facts["index_counts"] = count_indices(checkpoint, data, run.device)
+                if val_frames:
+                    scores = validate(checkpoint, val_frames, run.device)
+                    run.facts["validation"].append({"step": pending.step, **scores})
+                    progress.console.print(f"step {pending.step}: {scores}")
+                checkpoint.save(output / "checkpoint")
+            started = time.perf_counter()
 
 
 def main(
@@ -256,7 +302,9 @@ def main(
     ] = None,
     val_pairs: Annotated[list[Path] | None, typer.Option(help="Pairs to validate on.")] = None,
     steps: Annotated[int, typer.Option(min=1)] = TrainConfig.steps,
-    batch_size: Annotated[int, typer.Option(min=1)] = TrainConfig.batch_size,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Samples a step, of all processes together.")
+    ] = TrainConfig.batch_size,
     learning_rate: float = TrainConfig.learning_rate,
     side_dropout: Annotated[
         float, typer.Option(min=0, max=1, help="Share of samples without y; 1 trains the blind twin.")
@@ -271,18 +319,25 @@ def main(
     alignment: bool = ModelConfig.alignment,
     seed: int = TrainConfig.seed,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to torch.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of the networks: bf16 on cuda and fp32 on cpu by default.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the networks: minutes once, then faster steps.")
+    ] = False,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
     cache: Annotated[Path, typer.Option(help="Where rendered drives are kept.")] = Path("runs/cache"),
 ) -> None:
     """Train a codec on rectified stereo pairs, the synthetic drive, or both."""
     if threads:
         torch.set_num_threads(threads)
-    console = Console(stderr=True)
     try:
         sizes = tuple(int(size) for size in codebooks.split(","))
     except ValueError:
         raise typer.BadParameter(f"--codebooks {codebooks}: give sizes such as 256,256,256") from None
+    if compiled and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        raise TrainingError("--compile needs a C++ compiler, and this machine has none: leave it out")
     model_config = replace(ModelConfig(), channels=channels, codebook_sizes=sizes, alignment=alignment)
     config = replace(
         TrainConfig(),
@@ -293,20 +348,23 @@ def main(
         seed=seed,
         unquantized_steps=min(unquantized_steps, steps // 2),
         synthetic_share=synthetic_share if pairs else 1.0,
+        precision=precision or ("bf16" if device == "cuda" else "fp32"),
     )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("this torch finds no CUDA device: give --device cpu, or install a CUDA build")
+    ranks = Ranks.join(device)
+    ranks.agree(model_config.to_dict() | config.to_dict() | {"validate_every": validate_every})
+    ranks.share(batch_size)
+    place = pick_device(device, ranks)
+    console = Console(stderr=True, quiet=ranks.rank > 0)
     with console.status("reading pairs") as status:
         loaded = load_pairs(pairs or [], status.update)
         val_frames = [
             (validation_view(p.left), validation_view(p.right)) for p in load_pairs(val_pairs or [])
         ]
-        rendered = (
-            render_drives(drives, seed=DRIVES_SEED, cache=cache, progress=status.update)
-            if config.synthetic_share > 0
-            else []
-        )
-    run = Run(model_config, config, torch.device(device))
+        rendered = []
+        if config.synthetic_share > 0:
+            with ranks.local_first():
+                rendered = render_drives(drives, seed=DRIVES_SEED, cache=cache, progress=status.update)
+    run = Run(model_config, config, place, ranks, "inductor" if compiled else None)
     run.facts |= {
         "pairs": len(loaded),
         "drives": len(rendered),
@@ -319,45 +377,17 @@ def main(
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         run.restore(Checkpoint.load(latest))
         console.print(f"continuing {output} at step {run.step}")
-    output.mkdir(parents=True, exist_ok=True)
-    log_path = output / "log.jsonl"
-    if log_path.exists():  # steps after the checkpoint are done again
-        kept = [
-            line
-            for line in log_path.read_text().splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["step"] <= run.step
-        ]
-        log_path.write_text("".join(kept))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress, log_path.open("a", buffering=1) as log:
-        task = progress.add_task("training", total=steps, completed=run.step)
-        for losses in train(run, loaded, rendered):
-            progress.update(task, completed=losses.step, description=f"{losses.psnr:.2f} dB")
-            log.write(
-                json.dumps(
-                    {
-                        "step": losses.step,
-                        "loss": round(losses.loss, 5),
-                        "mse": losses.mse,
-                        "commitment": round(losses.commitment, 5),
-                    }
-                )
-                + "\n"
-            )
-            if losses.step % validate_every == 0 or losses.step == steps:
-                checkpoint = run.checkpoint()
-                run.facts["index_counts"] = count_indices(checkpoint, loaded, rendered, run.device)
-                if val_frames:
-                    scores = validate(checkpoint, val_frames, run.device)
-                    run.facts["validation"].append({"step": losses.step, **scores})
-                    progress.console.print(f"step {losses.step}: {scores}")
-                log.flush()
-                checkpoint.save(latest)
+    ranks.agree({"data": run.facts["data"], "step": run.step})
+    data = TrainingData(loaded, rendered, place)
+    run_to_the_end(run, data, val_frames, output, validate_every, console)
     console.print(f"done: {latest}")
+    ranks.leave()
 
 
 if __name__ == "__main__":
     try:
         typer.run(main)
+    except RanksError as error:  # every rank has it: one says it
+        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
     except NdscError as error:
         sys.exit(f"error: {error}")

@@ -7,23 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from ndsc.codec.frames import write_image
 from ndsc.evaluate.pairs import PairsError
 from training.config import TrainConfig
 from training.data import (
     Batch,
+    Orientation,
     Pair,
-    batches,
-    crop_pair,
+    TrainingData,
+    draw_window,
     jitter,
     load_pairs,
-    make_batch,
-    orient,
     render_drives,
 )
+from training.ranks import Ranks, RanksError
 
-CONFIG = replace(TrainConfig(), steps=4, batch_size=3, crop_height=32, crop_width=64)
+CONFIG = replace(TrainConfig(), batch_size=3, crop_height=32, crop_width=64)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -31,52 +34,106 @@ def pairs() -> list[Pair]:
     return render_drives(2, seed=5, width=160, height=80)
 
 
+@pytest.fixture(scope="module")
+def data(pairs: list[Pair]) -> TrainingData:
+    return TrainingData(pairs, pairs, CPU)
+
+
 def same(one: Batch, other: Batch) -> bool:
     return all(
-        np.array_equal(getattr(one, name), getattr(other, name))
+        torch.equal(getattr(one, name), getattr(other, name))
         for name in ("source", "side", "present", "level")
     )
 
 
-def test_a_batch_depends_on_its_step_alone(pairs: list[Pair]) -> None:
-    in_order = list(batches(pairs, pairs, CONFIG, 3, 0))
-    assert len(in_order) == CONFIG.steps
-    assert same(in_order[2], make_batch(pairs, pairs, CONFIG, 3, 2))
-    assert not same(in_order[2], in_order[3])
-    late = list(batches(pairs, pairs, CONFIG, 3, 2))
-    assert [same(a, b) for a, b in zip(late, in_order[2:], strict=True)] == [True, True]
+def test_a_batch_depends_on_its_step_alone(pairs: list[Pair], data: TrainingData) -> None:
+    batch = data.batch(CONFIG, 3, 2)
+    assert batch.source.shape == batch.side.shape == (3, 3, 32, 64)
+    assert same(batch, TrainingData(pairs, pairs, CPU).batch(CONFIG, 3, 2))
+    assert not same(batch, data.batch(CONFIG, 3, 3))
+
+
+def test_ranks_share_a_batch_in_their_order(data: TrainingData) -> None:
+    whole = data.batch(CONFIG, 3, 0)
+    parts = [data.batch(CONFIG, 3, 0, Ranks(rank, 3)) for rank in range(3)]
+    together = Batch(
+        *(torch.cat([getattr(p, n) for p in parts]) for n in ("source", "side", "present", "level"))
+    )
+    assert same(whole, together)
+
+
+def test_a_batch_that_does_not_divide_is_refused(data: TrainingData) -> None:
+    with pytest.raises(RanksError, match="multiple of 2"):
+        data.batch(CONFIG, 3, 0, Ranks(1, 2))
 
 
 def test_no_data_is_refused() -> None:
     with pytest.raises(ValueError, match="no training pairs"):
-        next(batches([], [], CONFIG, 3, 0))
+        TrainingData([], [], CPU)
 
 
 def test_a_flip_swaps_the_views() -> None:
     """A point left of its match stays left of it, unless the views are swapped without a mirror."""
-    left, right = np.zeros((4, 40, 3), np.uint8), np.zeros((4, 40, 3), np.uint8)
-    left[:, 20] = right[:, 15] = 255  # disparity 5
+    views = torch.zeros(2, 3, 4, 40)
+    views[0, ..., 20] = views[1, ..., 15] = 255  # disparity 5
     seen = set()
     for seed in range(64):
-        source, side = orient(left, right, np.random.default_rng(seed))
-        disparity = int(source[0, :, 0].argmax()) - int(side[0, :, 0].argmax())
-        mirrored = source is not left and source is not right
-        assert disparity == (-5 if source is right else 5)
-        seen.add("mirrored" if mirrored else "swapped" if source is right else "as it is")
-    assert seen == {"mirrored", "swapped", "as it is"}
+        orientation = Orientation.draw(np.random.default_rng(seed))
+        source, side = orientation.apply(views)
+        disparity = int(source[0, 0].argmax()) - int(side[0, 0].argmax())
+        assert disparity == (-5 if orientation == Orientation(swapped=True, mirrored=False) else 5)
+        seen.add((orientation.swapped, orientation.mirrored))
+    assert seen == {(True, True), (True, False), (False, False)}
 
 
-def test_both_views_get_the_same_window() -> None:
+def test_windows_lie_in_the_frame_and_have_its_aspect() -> None:
+    sizes = []
+    for seed in range(200):
+        window = draw_window(90, 200, np.random.default_rng(seed), 32, 64)
+        assert 0 <= window.top <= 90 - window.height
+        assert 0 <= window.left <= 200 - window.width
+        assert window.width / window.height == pytest.approx(2, rel=0.15)
+        sizes.append(window.height)
+    assert min(sizes) < 36
+    assert max(sizes) > 85
+
+
+def test_a_batch_is_cut_as_pillow_would(data: TrainingData, pairs: list[Pair]) -> None:
+    """The window of a pair, antialiased, to a grey level where Pillow rounds twice."""
+    config = replace(CONFIG, batch_size=8)
+    batch = data.batch(config, 3, 1)
+    compared = 0
+    for index, sample in enumerate(data.draw(config, 3, 1)):
+        if sample.orientation != Orientation(swapped=False, mirrored=False):
+            continue
+        at, frame = sample.window, pairs[sample.pair % len(pairs)].left
+        cut = Image.fromarray(frame[at.top : at.top + at.height, at.left : at.left + at.width])
+        pixels = np.asarray(cut.resize((64, 32), Image.Resampling.BILINEAR))
+        lit = np.stack([sample.source_light[c, pixels[..., c]] for c in range(3)])
+        difference = np.abs(lit - 255 * batch.source[index].numpy())
+        assert difference.max() <= 3  # one level of rounding, made larger by the brightest table
+        compared += 1
+    assert compared
+
+
+def test_both_views_get_the_same_window_and_the_scene_the_same_light() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
-    for seed in range(20):
-        left, right = crop_pair(Pair(noise, noise), np.random.default_rng(seed), 32, 64)
-        assert left.shape == (32, 64, 3)
-        assert np.array_equal(left, right)
+    data = TrainingData([Pair(noise, noise)], [], CPU)
+    config = replace(CONFIG, batch_size=32, synthetic_share=0.0)
+    batch = data.batch(config, 3, 0)
+    own_light = 0
+    for index, sample in enumerate(data.draw(config, 3, 0)):
+        if np.array_equal(sample.source_light, sample.side_light):
+            assert torch.equal(batch.source[index], batch.side[index])
+        else:
+            own_light += 1
+            assert (batch.source[index] - batch.side[index]).abs().max() < 0.25
+    assert 8 <= own_light <= 24
 
 
-def test_side_dropout_is_the_share_asked_for(pairs: list[Pair]) -> None:
-    never = make_batch(pairs, [], replace(CONFIG, side_dropout=1.0, synthetic_share=0.0), 3, 0)
-    always = make_batch(pairs, [], replace(CONFIG, side_dropout=0.0, synthetic_share=0.0), 3, 0)
+def test_side_dropout_is_the_share_asked_for(data: TrainingData) -> None:
+    never = data.batch(replace(CONFIG, side_dropout=1.0), 3, 0)
+    always = data.batch(replace(CONFIG, side_dropout=0.0), 3, 0)
     assert never.present.tolist() == [0, 0, 0]
     assert always.present.tolist() == [1, 1, 1]
 

@@ -1,0 +1,65 @@
+"""The paper's neural code for the binary source: its fully connected VQ-VAE with y added to the output.
+
+Bits are ±0.5. The output is clip((1 − α) (sigmoid − 0.5) + α y) with α learned from 1, and the loss
+−Σ log(1 − |x̂ − x| + 1e-6): minus the log-likelihood of x when x̂ + 0.5 is the probability of a 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from training.experiments.binary.blocks import Failures, draw
+from training.paper.dense import DenseConfig, DenseVQVAE
+from training.paper.fitting import Sampler
+
+
+class PaperCode(DenseVQVAE):
+    """`DenseVQVAE` with the paper's output for bits; x and y are ±0.5."""
+
+    def __init__(self, config: DenseConfig) -> None:
+        super().__init__(config)
+        self.side_weight = nn.Parameter(torch.ones(()))
+        """α."""
+
+    def decode(self, latents: Tensor, side: Tensor) -> Tensor:
+        """x̂ [B, length] in [−0.5, 0.5]."""
+        own = torch.sigmoid(super().decode(latents, side)) - 0.5
+        return ((1 - self.side_weight) * own + self.side_weight * side).clamp(-0.5, 0.5)
+
+
+def minus_log_likelihood(output: Tensor, source: Tensor) -> Tensor:
+    """The paper's loss: [B, n] twice, ±0.5 → nats for a block, mean over the batch."""
+    return -torch.log(1 - (output - source).abs() + 1e-6).sum(1).mean()
+
+
+def sampler(bits: int, batch_size: int, crossover: float, seed: int, device: torch.device) -> Sampler:
+    """Batches of (x, y) as ±0.5."""
+
+    def sample(step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        source, side = draw(batch_size, bits, crossover, generator, device)
+        return source - 0.5, side - 0.5
+
+    return sample
+
+
+@torch.no_grad()
+def measure(
+    model: PaperCode, crossover: float, blocks: int, *, seed: int = 0, wrong_message: bool = False
+) -> Failures:
+    """Block errors of a trained code. `wrong_message`: each block is decoded with another block's message."""
+    config = model.config
+    device = model.side_weight.device
+    generator = torch.Generator().manual_seed(seed)
+    failed = done = 0
+    while done < blocks:
+        count = min(1000, blocks - done)
+        x, y = draw(count, config.length, crossover, generator, device)
+        latents = model.quantizer(model.encode(x - 0.5, y - 0.5), torch.ones(count, dtype=torch.int64)).latents
+        if wrong_message:
+            latents = latents.roll(1, dims=0)
+        output = model.decode(latents, y - 0.5)
+        failed += int(((output > 0) != (x > 0.5)).any(1).sum())
+        done += count
+    return Failures(failed, blocks)

@@ -1,0 +1,87 @@
+"""The baseline: syndromes of the 802.11n matrix, decoded by belief propagation on its sparse graph.
+
+The message is H x. The decoder knows H y, so it knows H e of e = x ⊕ y, whose bits are 1 with probability p:
+belief propagation finds the likely e with that syndrome, and x̂ = y ⊕ e. What a decoder must be given is the matrix as
+it is (elimination makes it dense, and belief propagation blind), log-likelihoods of the p at hand, and time.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from training.experiments.binary.blocks import Failures
+
+SHIFTS: Final = np.array(
+    [
+        [16, 17, 22, 24, 9, 3, 14, -1, 4, 2, 7, -1, 26, -1, 2, -1, 21, -1, 1, 0, -1, -1, -1, -1],
+        [25, 12, 12, 3, 3, 26, 6, 21, -1, 15, 22, -1, 15, -1, 4, -1, -1, 16, -1, 0, 0, -1, -1, -1],
+        [25, 18, 26, 16, 22, 23, 9, -1, 0, -1, 4, -1, 4, -1, 8, 23, 11, -1, -1, -1, 0, 0, -1, -1],
+        [9, 7, 0, 1, 17, -1, -1, 7, 3, -1, 3, 23, -1, 16, -1, -1, 21, -1, 0, -1, -1, 0, 0, -1],
+        [24, 5, 26, 7, 1, -1, -1, 15, 24, 15, -1, 8, -1, 13, -1, 13, -1, 11, -1, -1, -1, -1, 0, 0],
+        [2, 2, 19, 14, 24, 1, 15, 19, -1, 21, -1, 2, -1, 24, -1, 3, -1, 2, 1, -1, -1, -1, -1, 0],
+    ]
+)
+"""IEEE 802.11n, n = 648, rate 3/4: cyclic shift of each 27x27 identity, −1 for a block of zeros."""
+LIFT: Final = 27
+
+
+def parity_check_matrix() -> csr_matrix[Any]:
+    """H, uint8 [162, 648]."""
+    rows, columns = np.nonzero(SHIFTS >= 0)
+    step = np.arange(LIFT)
+    shifted = (step + SHIFTS[rows, columns][:, None]) % LIFT
+    checks = (LIFT * rows[:, None] + step).ravel()
+    bits = (LIFT * columns[:, None] + shifted).ravel()
+    ones = np.ones(len(checks), np.uint8)
+    shape = (LIFT * SHIFTS.shape[0], LIFT * SHIFTS.shape[1])
+    return csr_matrix((ones, (checks, bits)), shape=shape)
+
+
+class Decoder(StrEnum):
+    """What finds the error pattern of a syndrome."""
+
+    PRODUCT_SUM = "product-sum"
+    MIN_SUM = "min-sum"
+    """Scaled by 0.75."""
+    OSD = "product-sum, OSD-0"
+    """Ordered statistics after belief propagation that did not converge."""
+
+
+def _decoder(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iterations: int) -> Any:
+    from ldpc import BpDecoder, BpOsdDecoder  # this recipe alone needs it
+
+    method = "minimum_sum" if kind is Decoder.MIN_SUM else "product_sum"
+    options = {"error_rate": crossover, "max_iter": iterations, "bp_method": method, "ms_scaling_factor": 0.75}
+    if kind is Decoder.OSD:
+        return BpOsdDecoder(matrix, osd_method="OSD_0", osd_order=0, **options)
+    return BpDecoder(matrix, **options)
+
+
+def measure(
+    crossover: float,
+    blocks: int,
+    *,
+    kind: Decoder = Decoder.PRODUCT_SUM,
+    iterations: int = 100,
+    seed: int = 0,
+    matrix: csr_matrix[Any] | None = None,
+) -> Failures:
+    """Send `blocks` blocks through a BSC(crossover) and count those that do not come back.
+
+    `matrix` [k, n] uint8 is the 802.11n one unless given.
+    """
+    checks = parity_check_matrix() if matrix is None else matrix
+    decoder = _decoder(checks, kind, crossover, iterations)
+    generator = np.random.default_rng(seed)
+    failed = 0
+    for _ in range(blocks):
+        source = generator.integers(2, size=checks.shape[1], dtype=np.uint8)
+        side = source ^ (generator.random(checks.shape[1]) < crossover).astype(np.uint8)
+        message = checks @ source & 1
+        pattern = decoder.decode(message ^ (checks @ side & 1))
+        failed += not np.array_equal(side ^ pattern, source)
+    return Failures(failed, blocks)

@@ -1,0 +1,132 @@
+"""Codes that are compared at equal bits: equal starts, equal batches, the fixed-length rate of their indices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.config import JsonConfig
+from training.datasets.views import Views, WindowSampler
+from training.paper.convolutional import ConvolutionalVQVAE, FamilyConfig, Mode
+from training.paper.fitting import FitConfig, fit
+from training.paper.scoring import Score, score
+
+
+@dataclass(frozen=True)
+class Setup(JsonConfig):
+    """What all codes of one comparison share."""
+
+    family: FamilyConfig
+    """Widths and depth; bits, mode and channels of the pictures are filled in for each code."""
+    bits: tuple[int, ...]
+    """Bits of one index, one code for each."""
+    seeds: int
+    steps: int
+    batch_size: int
+    window_px: int
+    """Width of a training window; the height is the pictures'."""
+    learning_rate: float = 1e-3
+    unquantized_steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2:
+            raise ValueError("bars need at least two seeds")
+
+    def fit_config(self, seed: int) -> FitConfig:
+        """The training run of one seed."""
+        return FitConfig(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            unquantized_steps=min(self.unquantized_steps, self.steps // 2),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One code after training, and how it did."""
+
+    model: ConvolutionalVQVAE
+    score: Score
+    seconds: float
+    """Of training."""
+
+
+def start(config: FamilyConfig, seed: int) -> ConvolutionalVQVAE:
+    """An untrained code. Those of one seed start alike in all modes; joint adds a first layer for y."""
+    torch.manual_seed(seed)
+    model = ConvolutionalVQVAE(replace(config, mode=Mode.DISTRIBUTED.value))
+    if config.mode == Mode.DISTRIBUTED:
+        return model
+    other = ConvolutionalVQVAE(config)
+    other.load_state_dict(model.state_dict(), strict=False)
+    return other
+
+
+def train(
+    setup: Setup,
+    train_views: Views,
+    test_views: Views,
+    config: FamilyConfig,
+    seed: int,
+    directory: Path,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Trained:
+    """Train one code and score it on `test_views`, whole windows; what is finished in `directory` is not done again.
+
+    Args:
+        setup: shared settings.
+        train_views: where windows are drawn from; its device is the code's.
+        test_views: the windows to score.
+        config: the code, its channels those of the views.
+        seed: of start, batches and codebook.
+        directory: where the run is kept, see `run_folder`.
+        advance: called as advance(steps done).
+    """
+    model = start(config, seed).to(train_views.pictures[0].device)
+    sampler = WindowSampler(train_views, setup.batch_size, setup.window_px, seed)
+    fitted = fit(
+        model,
+        sampler,
+        setup.fit_config(seed),
+        directory=directory,
+        progress=lambda done, total: advance(done),
+    )
+    advance(setup.steps)
+    kept = directory / "score.json"
+    if kept.exists():
+        return Trained(model, Score(**json.loads(kept.read_text())), fitted.seconds)
+    scored = score(model, test_views)
+    kept.write_text(json.dumps(asdict(scored)) + "\n")
+    return Trained(model, scored, fitted.seconds)
+
+
+def run_folder(output: Path, name: str, setup: Setup, *views: Views) -> Path:
+    """Where the runs of `name` are kept below `output`: another one when batches or pictures are others."""
+    digest = hashlib.sha256(f"{setup.batch_size} {setup.window_px}".encode())
+    for picture in (picture for view in views for picture in view.pictures):
+        digest.update(str(tuple(picture.shape)).encode() + picture[:, :, ::8, ::8].cpu().numpy().tobytes())
+    return output / "runs" / f"{name}-{digest.hexdigest()[:8]}"
+
+
+@contextmanager
+def progress_bar(total_steps: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar on stderr over all codes; the function that it gives takes (code, its steps done)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=total_steps)
+        done: dict[str, int] = {}
+
+        def advance(code: str, steps: int) -> None:
+            done[code] = steps
+            bar.update(task, completed=sum(done.values()), description=code)
+
+        yield advance
