@@ -116,6 +116,7 @@ def evaluate(
     side_information: SideInformation = "right",
     options: RuntimeOptions = _DEFAULT_OPTIONS,
     progress: Callable[[int, int], None] | None = None,
+    outputs: Callable[[Frame, Frame], None] | None = None,
 ) -> Evaluation:
     """Encode every left frame at every rate level to the bytes of a `.ndsc` file, decode those, and measure.
 
@@ -130,6 +131,8 @@ def evaluate(
             column, at the bottom and right to the size of the source where the two differ.
         options: where the networks run.
         progress: called as progress(done, total) after each coded frame.
+        outputs: called as outputs(source, decoded), both uint8, for each pair and its rate levels in order: for
+            metrics that this package has not.
 
     Encode and decode times come after one warm-up of both networks at the size of the first frame.
 
@@ -161,7 +164,10 @@ def evaluate(
             if i == 0:
                 bench.measure(pair.name, source, side, levels[-1])
             for level in levels:
-                results[level].append(bench.measure(pair.name, source, side, level))
+                result, output = bench.measure(pair.name, source, side, level)
+                results[level].append(result)
+                if outputs is not None:
+                    outputs(source, output)
                 if progress is not None:
                     progress(i * len(levels) + level + 1, len(pairs) * len(levels))
         except GeometryError as error:
@@ -182,7 +188,8 @@ class _Bench:
     decoder: FrameDecoder
     frame_bytes: Callable[[CompressedFrame], int]
 
-    def measure(self, name: str, source: Frame, side: Frame | None, level: int) -> ImageResult:
+    def measure(self, name: str, source: Frame, side: Frame | None, level: int) -> tuple[ImageResult, Frame]:
+        """The figures, and the 8-bit output they are of."""
         started = perf_counter()
         compressed = self.encoder.encode(source, level)
         encode_ms = 1000 * (perf_counter() - started)
@@ -197,7 +204,7 @@ class _Bench:
 
         height, width = source.shape[:2]
         measurable = min(height, width) >= ms_ssim_min_side()
-        return ImageResult(
+        result = ImageResult(
             name=name,
             rate=level,
             payload_bpp=received.payload_bpp,
@@ -208,6 +215,7 @@ class _Bench:
             encode_ms=encode_ms,
             decode_ms=decode_ms,
         )
+        return result, output
 
 
 def _load(path: Path, protocol: Protocol) -> Frame:

@@ -36,7 +36,7 @@ class WholeCode:
     def encode(self, source: Tensor, magnitudes: Tensor) -> Tensor:
         return source.contiguous().view(torch.uint8)
 
-    def decode(self, messages: Tensor, side: Tensor, magnitudes: Tensor) -> Tensor:
+    def estimate(self, messages: Tensor, side: Tensor, magnitudes: Tensor) -> Tensor:
         return messages.contiguous().view(torch.float32)
 
 

@@ -173,6 +173,19 @@ def test_histories_know_the_past_and_not_the_present(gradients: Tensor) -> None:
     assert not torch.equal(known[:, 6], again[:, 6])
 
 
+def test_the_correction_puts_y_where_the_code_is_silent_and_keeps_what_is_exact() -> None:
+    torch.manual_seed(0)
+    code = GradientCode(SMALL).eval()
+    x, y = vectors(4)
+    ones = torch.ones_like(x)
+    same = code.estimate(code.encode(y, ones), y, ones)
+    assert torch.allclose(same, y, atol=1e-5)  # whatever the code loses of x = y is put back
+    received = code.decode(code.encode(x, ones), y, ones)
+    assert not torch.allclose(code.estimate(code.encode(x, ones), y, ones), received, atol=1e-2)
+    filled = TopK(3, filled=True)(x, y, 0)
+    assert ((filled == y).sum(1) == SMALL.length - 3).all()
+
+
 def test_a_fitted_code_decodes_better_than_zeros_and_comes_back_from_its_file(
     gradients: Tensor, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ _SCALE_LOWEST, _SCALE_STEPS_AN_OCTAVE, _NOT_FINITE = -13.0, 10.0, 2**SCALE_BITS 
 
 
 class VectorCode(Protocol):
-    """What `DistributedGradientCode` needs of a code. An encoder sees x and the history, a decoder all but x."""
+    """What `DistributedGradientCode` needs of a code. An encoder sees x and the history, the server all but x."""
 
     length: int
     """Of the vectors it codes; the hook cuts a bucket into rows of this length."""
@@ -39,8 +39,8 @@ class VectorCode(Protocol):
         """Messages uint8 [B, message_bytes] of float32 vectors [B, length]."""
         ...
 
-    def decode(self, messages: Tensor, side: Tensor, magnitudes: Tensor) -> Tensor:
-        """float32 [B, length] from messages and side information [B, length]."""
+    def estimate(self, messages: Tensor, side: Tensor, magnitudes: Tensor) -> Tensor:
+        """What stands for x in the mean with y: float32 [B, length] from messages and y [B, length]."""
         ...
 
 
@@ -148,6 +148,17 @@ class GradientCode(nn.Module):
         one = torch.ones(len(messages), dtype=torch.int64, device=messages.device)
         latents = self.network.quantizer.lookup(messages[:, None, None, 1:].long(), one)
         return self.network.decode(latents, side / divisors) * divisors
+
+    @torch.no_grad()
+    def estimate(self, messages: Tensor, side: Tensor, magnitudes: Tensor) -> Tensor:
+        """x̂ + (y − ŷ), where ŷ is what this code would make of y: [B, length].
+
+        The nearest x̂ is not the best one to average with y. It is near zero wherever the message says nothing, so
+        the mean is y / 2 there and y where x came through, and training slows down in all directions that the code
+        leaves out. The correction puts y where the code is silent and changes nothing where it is exact.
+        """
+        own = self.decode(self.encode(side, magnitudes, side), side, magnitudes)
+        return self.decode(messages, side, magnitudes) + side - own
 
     def save(self, path: Path, facts: dict[str, Any]) -> None:
         """Write weights and settings to one safetensors file; `facts` say how it was trained."""

@@ -106,7 +106,7 @@ class DistributedGradientCode:
             dist.gather(torch.zeros_like(arrived[SERVER]), arrived, group=group, group_dst=SERVER)
             total = rows.clone()
             for messages in arrived[SERVER + 1 :]:
-                total += self.code.decode(messages, rows, magnitudes)
+                total += self.code.estimate(messages, rows, magnitudes)
             _scatter(total / world, gradients.values())
             self.traffic.means_bytes += buffer.nbytes
         else:

@@ -2,7 +2,7 @@
 
     x ── Encoder ── 1x1 ── codebook ── indices ── 3x3 ─┐
     (y, joint mode only)                               ├─ Decoder ── x̂
-    y ── SideNetwork ── twin of the encoder ───────────┘
+    y ── SideNetwork ──────────────────────────────────┘
 
 What is sent is the same in every mode: one index of `bits` bits for each position of the latent grid. The modes
 differ only in who sees y (paper, Figure 4):
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -54,6 +55,12 @@ class FamilyConfig(JsonConfig):
     side_channels: tuple[int, ...] = (3,)
     """Channels of each side view; the paper has one view of RGB."""
     source_channels: int = 3
+    side_widths: tuple[int, ...] = ()
+    """Widths of the side network's halvings; empty: those of the encoder."""
+    decoder_stem: int = 0
+    """Width of the decoder's first layer; 0: that of the encoder's last."""
+    up_widths: tuple[int, ...] = ()
+    """Widths of the decoder's doublings, 1/4 of the frame before 1/2; empty: the encoder's, backwards."""
 
     @property
     def stride(self) -> int:
@@ -67,21 +74,38 @@ class FamilyConfig(JsonConfig):
 
     def scaled(self, width: float, layers: int) -> FamilyConfig:
         """The same family with all widths times `width` and `layers` residual layers: for CPUs."""
+
+        def times(widths: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(max(4, round(c * width / 4) * 4) for c in widths)
+
         return replace(
             self,
-            channels=tuple(max(4, round(c * width / 4) * 4) for c in self.channels),
-            residual_channels=max(4, round(self.residual_channels * width / 4) * 4),
+            channels=times(self.channels),
+            residual_channels=times((self.residual_channels,))[0],
             residual_layers=layers,
+            side_widths=times(self.side_widths),
+            decoder_stem=times((self.decoder_stem,))[0] if self.decoder_stem else 0,
+            up_widths=times(self.up_widths),
         )
 
 
 FAMILIES: Final = {
-    "8x": FamilyConfig((48, 96, 192, 192), 48, 4),
-    "8x-first": FamilyConfig((32, 64, 128, 256), 32, 3),
-    "4x": FamilyConfig((64, 128, 256), 64, 4),
-    "2x": FamilyConfig((64, 128), 64, 4),
+    "8x": FamilyConfig(
+        (48, 96, 192, 192), 48, 4, side_widths=(96, 96, 96, 96), decoder_stem=96, up_widths=(96, 96, 96)
+    ),
+    "8x-first": FamilyConfig(
+        (32, 64, 128, 256), 32, 3, side_widths=(32, 64, 128, 128), decoder_stem=128, up_widths=(128, 64, 32)
+    ),
+    "4x": FamilyConfig(
+        (64, 128, 256), 64, 4, side_widths=(64, 128, 256), decoder_stem=256, up_widths=(256, 128)
+    ),
+    "2x": FamilyConfig((64, 128), 64, 4, side_widths=(64, 256), decoder_stem=256, up_widths=(128,)),
 }
-"""The paper's families; "8x" is its second version ("big2"), "8x-first" the one of the CelebA-HQ experiment."""
+"""The paper's families; "8x" is its second version ("big2"), "8x-first" the one of the CelebA-HQ experiment.
+
+Widths of the side network and of the decoder are those of the reference's code (acnagle/neural-dsc, code/arch,
+commit 9863104), where they are no mirror of the encoder's.
+"""
 
 
 class ResidualLayer(nn.Module):
@@ -103,10 +127,10 @@ def _residual(config: FamilyConfig, channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _down(config: FamilyConfig) -> nn.Sequential:
+def _down(config: FamilyConfig, widths: tuple[int, ...]) -> nn.Sequential:
     """Features at full size [B, h, H, W] → [B, C, H/stride, W/stride]: residual layers and a halving, repeated."""
     stages: list[nn.Module] = []
-    for wide, wider in zip(config.channels, config.channels[1:], strict=False):
+    for wide, wider in pairwise(widths):
         stages += [_residual(config, wide), nn.Conv2d(wide, wider, 4, stride=2, padding=1)]
     return nn.Sequential(*stages)
 
@@ -125,7 +149,7 @@ class Encoder(nn.Module):
         joint = config.mode == Mode.JOINT
         self.side = nn.Conv2d(sum(config.side_channels), half, 3, padding=1) if joint else None
         self.padding_channels = half
-        self.down = _down(config)
+        self.down = _down(config, config.channels)
         self.head = nn.Conv2d(config.channels[-1], config.latent_dimension, 1)
 
     def forward(self, source: Tensor, side: Tensor) -> Tensor:
@@ -141,17 +165,19 @@ class Encoder(nn.Module):
 
 
 class SideNetwork(nn.Module):
-    """One view y [B, c, H, W] → features [B, C, H/stride, W/stride]: full-size layers, a twin of the encoder."""
+    """One view y [B, c, H, W] → features [B, C, H/stride, W/stride]: full-size layers, then halvings."""
 
     def __init__(self, config: FamilyConfig, side_channels: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(side_channels, config.channels[0], 3, padding=1)
-        self.full_size = _residual(config, config.channels[0])
-        self.down = _down(config)
+        hidden, widths = config.channels[0], config.side_widths or config.channels
+        self.stem = nn.Conv2d(side_channels, hidden, 3, padding=1)
+        self.full_size = _residual(config, hidden)
+        self.widen = nn.Conv2d(hidden, widths[0], 3, padding=1)
+        self.down = _down(config, widths)
 
     def forward(self, view: Tensor) -> Tensor:
         """Features on the latent grid."""
-        features: Tensor = self.down(self.full_size(self.stem(view)))
+        features: Tensor = self.down(self.widen(self.full_size(self.stem(view))))
         return features
 
 
@@ -160,11 +186,12 @@ class Decoder(nn.Module):
 
     def __init__(self, config: FamilyConfig) -> None:
         super().__init__()
-        last = config.channels[-1]
-        self.stem = nn.Conv2d(config.latent_dimension, last, 3, padding=1)
+        stem = config.decoder_stem or config.channels[-1]
+        side = (config.side_widths or config.channels)[-1]
+        self.stem = nn.Conv2d(config.latent_dimension, stem, 3, padding=1)
         stages: list[nn.Module] = []
-        wide = last * (1 + len(config.side_channels))
-        for narrower in reversed(config.channels[:-1]):
+        wide = stem + side * len(config.side_channels)
+        for narrower in config.up_widths or config.channels[-2::-1]:
             stages += [
                 nn.ConvTranspose2d(wide, narrower, 4, stride=2, padding=1),
                 _residual(config, narrower),

@@ -1,7 +1,7 @@
 """How much less rate one codec needs than another at equal quality (BD-rate), and how sure that is.
 
-Bjøntegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001: the mean difference of the
-logarithms of two rates over the qualities that both curves reach. The curves between the measured points are
+Bjøntegaard, "Calculation of average PSNR differences between RD-curves", VCEG-M33, 2001: the mean difference of
+the logarithms of two rates over the qualities that both curves reach. Between the measured points the curves are
 monotone piecewise cubics (pchip), as in today's practice, not the polynomial of 2001, which overshoots.
 """
 
@@ -41,7 +41,9 @@ class Curve:
 
     def __post_init__(self) -> None:
         if self.bpp.shape != self.quality.shape or self.bpp.ndim != 2 or len(self.images) != len(self.bpp):
-            raise CurveError(f"{self.name}: a curve has one rate and one quality for each picture and setting")
+            raise CurveError(
+                f"{self.name}: a curve has one rate and one quality for each picture and setting"
+            )
 
     @classmethod
     def of_means(cls, name: str, points: Sequence[tuple[float, float]]) -> Curve:
@@ -96,11 +98,11 @@ def bootstrap_bd_rate(
 ) -> BDRateInterval:
     """BD-rate with a percentile interval: pictures drawn with repetition, the same for both curves.
 
-    Each resample makes both mean curves anew from its pictures' figures (Efron's bootstrap, paired). The interval tells
-    what other pictures of the same kind would change; it knows nothing of another training run.
+    Each resample makes both mean curves anew from its pictures' figures (Efron's bootstrap, paired). The interval
+    tells what other pictures of the same kind would change; it knows nothing of another training run.
 
-    Raises CurveError like `bd_rate`, when the curves are not of the same pictures, when there are fewer than two, and
-    when more than a twentieth of the resamples have no BD-rate.
+    Raises CurveError like `bd_rate`, when the curves are not of the same pictures, when there are fewer than two,
+    and when more than a twentieth of the resamples have no BD-rate.
     """
     if anchor.images != test.images:
         raise CurveError(f"{anchor.name} and {test.name} are not of the same pictures in one order")
@@ -130,8 +132,8 @@ def bootstrap_bd_rate(
 def better_of(one: Curve, other: Curve, name: str) -> Curve:
     """At each setting the better of two curves with the same settings and pictures.
 
-    `one`'s point is taken where its mean quality is at least what `other` reaches at that mean rate (linear between
-    points, its end points' quality beyond them), else `other`'s. One choice for all pictures of a setting.
+    `one`'s point is taken where its mean quality is at least what `other` reaches at that mean rate (linear
+    between points, its end points' quality beyond them), else `other`'s. One choice for all pictures of a setting.
     """
     if one.images != other.images or one.bpp.shape != other.bpp.shape:
         raise CurveError(f"{one.name} and {other.name} are not of the same pictures and settings")

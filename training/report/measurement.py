@@ -107,8 +107,8 @@ def curve(
 ) -> Curve:
     """Rate and quality of `codec`, picture by picture, for `bd_rate`.
 
-    `less_floor` takes the flat picture's bytes off every rate. Raises CurveError when there is no such codec, a picture
-    lacks a setting, or MS-SSIM was not measured.
+    `less_floor` takes the flat picture's bytes off every rate. Raises CurveError when there is no such codec, a
+    picture lacks a setting, or MS-SSIM was not measured.
     """
     own = {(m.image, m.setting): m for m in measurements if m.codec == codec}
     images = tuple(dict.fromkeys(image for image, _ in own))
@@ -126,5 +126,8 @@ def curve(
     table = [[own[image, setting] for setting in settings] for image in images]
     rates = [[m.bpp_less_floor if less_floor else m.bpp for m in row] for row in table]
     return Curve(
-        name or codec, images, np.array(rates, np.float64), np.array([[quality(m) for m in row] for row in table])
+        name or codec,
+        images,
+        np.array(rates, np.float64),
+        np.array([[quality(m) for m in row] for row in table]),
     )

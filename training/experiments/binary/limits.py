@@ -1,4 +1,4 @@
-"""Block error rates that need no measuring: doing nothing, the best there can be, and what to expect of good codes."""
+"""Block error rates that need no measuring: doing nothing, the best possible, what good codes come to."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def ignoring(crossover: float, bits: int) -> float:
 def converse(crossover: float, bits: int, message_bits: int) -> float:
     """No code of `message_bits` bits for a block of `bits` has a lower BLER. Exact, for p < 1/2.
 
-    To one y the decoder has at most 2^k different answers, so that it is right for at most 2^k error patterns x ⊕ y,
-    at best the likeliest: all of weight 0, 1, … until 2^k are spent. It makes no difference whether the encoder
-    sees y, so this bounds joint codes too.
+    To one y the decoder has at most 2^k different answers, so it is right for at most 2^k error patterns x ⊕ y, at
+    best the likeliest: all of weight 0, 1, … until 2^k are spent. An encoder that sees y changes nothing, so joint
+    codes are bound too.
     """
     left, error = 2**message_bits, 0.0
     for weight in range(bits + 1):
@@ -34,9 +34,9 @@ def converse(crossover: float, bits: int, message_bits: int) -> float:
 def normal_approximation(crossover: float, bits: int, message_bits: int) -> float:
     """BLER that good codes of this length come to, a Gaussian estimate and no bound.
 
-    Cosets of a linear code that protects n − k of n bits on a BSC make a Slepian-Wolf code of k bits with the same
-    errors. Polyanskiy, Poor and Verdú (2010, Theorem 52), log2 M = n (1 − h) − √(nV) Q⁻¹(ε) + ½ log2 n, becomes with
-    log2 M = n − k
+    Cosets of a linear code that carries n − k bits in n over a BSC make a Slepian-Wolf code of k bits with equal
+    errors. The expansion of Polyanskiy, Poor and Verdú (2010, Theorem 52) for the BSC,
+    log2 M = n (1 − h) − √(nV) Q⁻¹(ε) + ½ log2 n, becomes with log2 M = n − k
 
         ε = Q( (k − n h(p) + ½ log2 n) / √(n V) ),    V = p (1 − p) log2² ((1 − p) / p).
     """

@@ -2,17 +2,18 @@
 
 A block of n bits is cut into pieces of `piece_bits`, and one small code sends `message_bits` bits of each:
 
-    message     z_j(x) = sign cos(π (w_j · x + φ_j))         learned: w, real numbers that start uniform in [0, 1)
+    message     z_j(x) = sign cos(π (w_j · x + φ_j))     learned: w, real numbers that start uniform in [0, 1)
     decoder     x̂ = y with the bits flipped that a network of dense layers names from z(x) ⊙ z(y)
 
-z_j is a parity of x where w_j is whole, but a network cannot reach parities of many bits by gradients on bits: the
-mean of a product of n soft factors, and so its gradient, vanishes with n. A phase does not: z(x) and z(y) agree with
-a probability that depends on w_j · (x − y) alone, the few bits that differ, however long the piece. So in training both
-ends share a random φ (a dither), the bits are true bits, and the gradient is that of cos(π w_j · (x − y)). Weights
-between whole numbers make the bits unreliable, which pulls them to whole numbers: nothing else tells the encoder to
-send parities or which. For the last part of training they are rounded, φ is 0 and the decoder fits what will be used.
+z_j is a parity of x where w_j is whole. A network hardly finds parities of many bits by gradients on bits: the
+mean of a product of n soft factors, and its gradient with it, vanishes with n. Phases do not: z(x) and z(y) agree
+with a probability that depends on w_j · (x − y) alone, the few bits that differ, however long the piece. So in
+training both ends share a random φ (a dither), the bits are true bits, and the gradient is that of
+cos(π w_j · (x − y)). A weight between whole numbers makes its bit unreliable, which pulls it to a whole number;
+nothing else tells the encoder to send parities, or which. In the last part of training weights are rounded, φ is 0
+and the decoder fits what will be used.
 
-Given, not learned: the cosine, the pieces, that both ends use the same w and that the decoder sees products z(x) z(y).
+Given, not learned: the cosine, the pieces, one w at both ends, and that the decoder sees the products z(x) z(y).
 The loss is the paper's: minus the log-likelihood of x.
 """
 
@@ -42,12 +43,12 @@ class PhaseConfig(JsonConfig):
     hidden: int = 256
     learned_encoder: bool = True
     """False: random parities that stay, for comparison."""
-    steps: int = 3000
+    steps: int = 1500
     rounded: float = 0.2
     """Last part of the run in which the encoder's weights are rounded."""
     batch_size: int = 512
     encoder_rate: float = 1e-2
-    decoder_rate: float = 1e-3
+    decoder_rate: float = 3e-3
     crossover: float = 0.01
     """p of the training pairs."""
     seed: int = 0
@@ -73,7 +74,8 @@ class PhaseCode(nn.Module):
     @property
     def parities(self) -> Tensor:
         """What the trained encoder sends: float32 [message_bits, piece_bits] of 0 and 1."""
-        return self.weights.detach().round().remainder(2)
+        parities: Tensor = self.weights.detach().round().remainder(2)
+        return parities
 
     def encode(self, source: Tensor) -> Tensor:
         """Message, [B, message_bits] of 0 and 1, of pieces x [B, piece_bits] of 0 and 1."""
@@ -84,11 +86,12 @@ class PhaseCode(nn.Module):
         """x̂ [B, piece_bits] of 0 and 1 from a message and y."""
         agreement = 1 - 2 * (message - self.encode(side)).abs()
         flips = (self.decoder(agreement) > 0).to(side.dtype)
-        return (side - flips).abs()
+        output: Tensor = (side - flips).abs()
+        return output
 
     def loss(self, source: Tensor, side: Tensor, *, rounded: bool, generator: torch.Generator) -> Tensor:
         """Nats for a piece, −log P(x | message, y), mean over the batch."""
-        weights = self.weights
+        weights: Tensor = self.weights
         if rounded:
             weights = weights + (weights.round() - weights).detach()
         phase = (source - side) @ weights.T
@@ -121,7 +124,7 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     generator = torch.Generator().manual_seed(config.seed)
-    loss = torch.zeros(())
+    last = torch.zeros(())
     for step in range(config.steps):
         source, side = draw(config.batch_size, config.piece_bits, config.crossover, generator, device)
         rounded = not config.learned_encoder or step >= (1 - config.rounded) * config.steps
@@ -130,14 +133,15 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        last = loss.detach()
         progress(step + 1, config.steps)
-    if not math.isfinite(float(loss)):
-        raise FloatingPointError(f"the loss is {float(loss)}: lower the learning rates")
+    if not math.isfinite(float(last)):
+        raise FloatingPointError(f"the loss is {float(last)}: lower the learning rates")
     return code
 
 
 class LikeliestPattern:
-    """The best decoder there is for the parities of a code: of the error patterns with the syndrome, a lightest one.
+    """The best decoder for the parities of a code: of the error patterns with the syndrome, a lightest one.
 
     A table of all syndromes, filled with patterns of weight 0 to `weight`; nothing in it is learned.
     """

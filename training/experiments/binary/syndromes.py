@@ -1,8 +1,8 @@
 """The baseline: syndromes of the 802.11n matrix, decoded by belief propagation on its sparse graph.
 
 The message is H x. The decoder knows H y, so it knows H e of e = x ⊕ y, whose bits are 1 with probability p:
-belief propagation finds the likely e with that syndrome, and x̂ = y ⊕ e. What a decoder must be given is the matrix as
-it is (elimination makes it dense, and belief propagation blind), log-likelihoods of the p at hand, and time.
+belief propagation finds the likely e with that syndrome, and x̂ = y ⊕ e. It must be given the matrix as it is
+(elimination makes it dense, and belief propagation blind), log-likelihoods of the p at hand, and time.
 """
 
 from __future__ import annotations
@@ -52,10 +52,16 @@ class Decoder(StrEnum):
 
 
 def _decoder(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iterations: int) -> Any:
-    from ldpc import BpDecoder, BpOsdDecoder  # this recipe alone needs it
+    from ldpc.bp_decoder import BpDecoder  # this recipe alone needs it
+    from ldpc.bposd_decoder import BpOsdDecoder
 
     method = "minimum_sum" if kind is Decoder.MIN_SUM else "product_sum"
-    options = {"error_rate": crossover, "max_iter": iterations, "bp_method": method, "ms_scaling_factor": 0.75}
+    options: dict[str, Any] = {
+        "error_rate": crossover,
+        "max_iter": iterations,
+        "bp_method": method,
+        "ms_scaling_factor": 0.75,
+    }
     if kind is Decoder.OSD:
         return BpOsdDecoder(matrix, osd_method="OSD_0", osd_order=0, **options)
     return BpDecoder(matrix, **options)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from training.experiments.cost.published import HEIGHT, WIDTH, published_systems
-from training.experiments.cost.systems import Codec, bundle_codecs, measure, paper_family, prepared
+from training.experiments.cost.systems import Codec, bundle_codecs, measure, prepared
 from training.experiments.recipe import RecipeError, Results, Row, run, use_threads
 from training.plotting import COLOURS, new_figure, save_figure
 
@@ -81,7 +81,7 @@ def draw(rows: list[Row], output: Path) -> None:
     """Parameters against MAC of all that one frame takes, one run of the prior included."""
     figure, axes = new_figure(width=8.0, height=5.2)
     counted = [row for row in rows if row.get("total_parameters")]
-    markers = {"Neural DSC": "o", "training.paper": "s", "DSIN": "^", "NDIC": "D", "models": "*"}
+    markers = {"Neural DSC": "o", "DSIN": "^", "NDIC": "D", "models": "*"}
     for colour, (group, marker) in zip(COLOURS, markers.items(), strict=False):
         mine = [row for row in counted if str(row["system"]).startswith(group)]
         million = [float(row["total_parameters"] or 0) / 1e6 for row in mine]
@@ -133,9 +133,7 @@ def main(
     results = Results(
         "cost", {"runs": runs, "bundle": str(bundle), "height": HEIGHT, "width": WIDTH}, smoke=smoke
     )
-    families = (("8x", 8, 4), ("8x-first", 8, 4), ("4x", 6, 4), ("2x", 4, 2))
-    systems = [*(paper_family(*family) for family in families), *published_systems()]
-    codecs = [*bundle_codecs(bundle), *(prepared(system) for system in systems)]
+    codecs = [*bundle_codecs(bundle), *(prepared(system) for system in published_systems())]
     for codec in track(codecs, "codecs", console=Console(stderr=True)):
         timed = not smoke or codec.name.startswith("models/")
         results.rows.append(row_of(codec, runs if timed else 0, 0.0 if smoke else AT_LEAST_S, longest_decode))

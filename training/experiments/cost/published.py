@@ -14,14 +14,13 @@ Every module takes tensors for one frame of 128x256 and returns tensors of the r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.paper.convolutional import FAMILIES, Encoder, ResidualLayer
+from training.paper.convolutional import FAMILIES, ConvolutionalVQVAE
 
 HEIGHT: Final = 128
 WIDTH: Final = 256
@@ -59,38 +58,6 @@ def _frame(channels: int = 3, scale: int = 1) -> Tensor:
 # Neural DSC
 
 
-def _residual(channels: int, residual_channels: int, layers: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualLayer(channels, residual_channels) for _ in range(layers)))
-
-
-class ReferenceDecoder(nn.Module):
-    """Neural DSC's decoder with its side network, as its code has it: wider than a mirror of the encoder."""
-
-    def __init__(
-        self, hidden: int, residual: tuple[int, int], side: tuple[int, ...], stem: int, up: tuple[int, ...]
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, hidden, 3, padding=1), _residual(hidden, *residual)]
-        layers.append(nn.Conv2d(hidden, side[0], 3, padding=1))
-        for wide, wider in pairwise(side):
-            layers += [_residual(wide, *residual), nn.Conv2d(wide, wider, 4, stride=2, padding=1)]
-        self.side = nn.Sequential(*layers)
-        self.stem = nn.Conv2d(64, stem, 3, padding=1)
-        stages: list[nn.Module] = []
-        wide = stem + side[-1]
-        for narrower in up:
-            stages += [
-                nn.ConvTranspose2d(wide, narrower, 4, stride=2, padding=1),
-                _residual(narrower, *residual),
-            ]
-            wide = narrower
-        self.up = nn.Sequential(*stages, nn.Conv2d(wide, 3, 3, padding=1))
-
-    def forward(self, latents: Tensor, side: Tensor) -> Tensor:
-        """Latents [1, 64, h, w] and y [1, 3, H, W] → x̂."""
-        return torch.sigmoid(self.up(torch.cat([self.stem(latents), self.side(side)], 1))) - 0.5
-
-
 class ReferencePrior(nn.Module):
     """Neural DSC's causal transformer; one run gives the logits of all positions."""
 
@@ -108,35 +75,38 @@ class ReferencePrior(nn.Module):
         return logits
 
 
-class _ReferenceEncoder(nn.Module):
+class _Encoder(nn.Module):
     """The paper's encoder in distributed mode: y is not looked at."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, model: ConvolutionalVQVAE) -> None:
         super().__init__()
-        self.encoder = Encoder(FAMILIES[family])
+        self.encoder = model.encoder
 
     def forward(self, source: Tensor) -> Tensor:
         latents: Tensor = self.encoder(source, source)
         return latents
 
 
+class _Decoder(nn.Module):
+    def __init__(self, model: ConvolutionalVQVAE) -> None:
+        super().__init__()
+        self.side, self.decoder = model.side_networks[0], model.decoder
+
+    def forward(self, latents: Tensor, side: Tensor) -> Tensor:
+        frame: Tensor = self.decoder(latents, [self.side(side)])
+        return frame
+
+
 def neural_dsc(family: str, bits: int, prior_blocks: int) -> System:
-    """One family of Neural DSC, from its code; the transformer has 2 blocks in the 2x family and 4 elsewhere."""
-    hidden, side, stem, up = {
-        "8x": (48, (96, 96, 96, 96), 96, (96, 96, 96)),
-        "8x-first": (32, (32, 64, 128, 128), 128, (128, 64, 32)),
-        "4x": (64, (64, 128, 256), 256, (256, 128)),
-        "2x": (64, (64, 256), 256, (128,)),
-    }[family]
-    config = FAMILIES[family]
-    positions = HEIGHT * WIDTH // config.stride**2
-    decoder = ReferenceDecoder(hidden, (config.residual_channels, config.residual_layers), side, stem, up)
-    prior = ReferencePrior(bits, prior_blocks)
+    """One family of `training.paper`, distributed, with the paper's prior."""
+    model = ConvolutionalVQVAE(FAMILIES[family])
+    stride = model.config.stride
+    positions = HEIGHT * WIDTH // stride**2
     return System(
-        f"Neural DSC {family}, {bits} bits (its code)",
-        Part(_ReferenceEncoder(family), (_frame(),)),
-        Part(decoder, (_frame(64, config.stride), _frame())),
-        Part(prior, (torch.zeros(1, positions, dtype=torch.int64),)),
+        f"Neural DSC {family}, {bits} bits",
+        Part(_Encoder(model), (_frame(),)),
+        Part(_Decoder(model), (_frame(model.config.latent_dimension, stride), _frame())),
+        Part(ReferencePrior(bits, prior_blocks), (torch.zeros(1, positions, dtype=torch.int64),)),
         prior_steps=positions,
     )
 

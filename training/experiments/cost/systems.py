@@ -1,4 +1,4 @@
-"""What is counted and timed: the paper's families as trained here, others as published, this project's bundle."""
+"""What is counted and timed: systems as published and this project's bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnx
 import onnx.utils
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
@@ -23,9 +23,8 @@ from ndsc.codec.runtime import RuntimeOptions
 from ndsc.codec.schedule import Planes
 from ndsc.scene import SceneConfig, StereoScene
 from training.experiments.cost.counting import Count, count_module, count_onnx, count_parameters
-from training.experiments.cost.published import HEIGHT, WIDTH, Part, ReferencePrior, System, neural_dsc
+from training.experiments.cost.published import HEIGHT, WIDTH, Part, ReferencePrior, System
 from training.experiments.recipe import RecipeError
-from training.paper.convolutional import FAMILIES, ConvolutionalVQVAE, Mode
 
 
 @dataclass(frozen=True)
@@ -116,30 +115,6 @@ def _one_by_one(prior: ReferencePrior, steps: int) -> Callable[[], object]:
         return indices
 
     return decode
-
-
-class _PaperDecoder(nn.Module):
-    def __init__(self, model: ConvolutionalVQVAE) -> None:
-        super().__init__()
-        self.side, self.decoder = model.side_networks[0], model.decoder
-
-    def forward(self, latents: Tensor, side: Tensor) -> Tensor:
-        frame: Tensor = self.decoder(latents, [self.side(side)])
-        return frame
-
-
-def paper_family(family: str, bits: int, prior_blocks: int) -> System:
-    """A family of `training.paper`, distributed, with the paper's prior."""
-    reference = neural_dsc(family, bits, prior_blocks)
-    model = ConvolutionalVQVAE(FAMILIES[family])
-    assert model.config.mode == Mode.DISTRIBUTED
-    return System(
-        f"training.paper {family}, {bits} bits",
-        reference.encoder,
-        Part(_PaperDecoder(model), reference.decoder.inputs),
-        reference.prior,
-        reference.prior_steps,
-    )
 
 
 def bundle_codecs(path: Path) -> list[Codec]:

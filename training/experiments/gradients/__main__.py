@@ -44,6 +44,7 @@ class Dials:
     heldout_runs: int = 6
     fit_steps: int = 18_000
     fit_batch: int = 128
+    hidden: int = GradientCodeConfig.hidden
     seeds: int = 20
     steps: int = 1000
     """Of a compared run (paper: 2500)."""
@@ -56,10 +57,11 @@ SMOKE = Dials(
     runs=4,
     run_steps=60,
     heldout_runs=2,
-    fit_steps=160,
+    fit_steps=100,
     fit_batch=64,
+    hidden=128,
     seeds=3,
-    steps=60,
+    steps=50,
     batch_size=100,
     sampled=38,
 )
@@ -96,7 +98,7 @@ def fit_code(
     """The code of one mode, kept in `work` for use in other jobs as well."""
     code, fitted = gradient_code(
         fit_on,
-        GradientCodeConfig(positions=dials.bits // 8 - 1, mode=mode),
+        GradientCodeConfig(positions=dials.bits // 8 - 1, hidden=dials.hidden, mode=mode),
         FitConfig(steps=dials.fit_steps, learning_rate=2e-3, commitment=0.15, unquantized_steps=200),
         batch_size=dials.fit_batch,
         directory=work / f"code-{mode}",
@@ -113,6 +115,7 @@ def baselines(dials: Dials) -> dict[str, Compressor]:
     return {
         "top-k": TopK(14),
         "top-k, memory": TopK(14, memory=True),
+        "top-k, filled": TopK(14, filled=True),
         "random-k": RandomK(20),
         "QSGD": Qsgd(3),
         "norm sampling": NormSampling(dials.sampled),
@@ -160,13 +163,14 @@ def main(
     if bits % 8 or bits < 16:
         raise RecipeError(f"--bits {bits}: give a multiple of 8, at least 16")
     if smoke:
-        dials, split = SMOKE, digits.synthetic(1200)
+        dials, split = SMOKE, digits.synthetic(800)
     elif mnist is None:
         raise RecipeError("give --mnist with mnist.npz or the folder of the idx files, or --smoke")
     else:
         dials = Dials(bits=bits, runs=runs, fit_steps=fit_steps, seeds=seed_count, steps=steps)
         split = digits.mnist(mnist)
-    names = [figures.WHOLE, *(mode.value for mode in Mode), *baselines(dials)]
+    modes = [mode.value for mode in Mode]
+    names = [figures.WHOLE, *modes, *(f"{mode}, corrected" for mode in modes), *baselines(dials)]
     if unknown := sorted(set(only or []) - set(names)):
         raise RecipeError(f"--only {unknown[0]}: the compressors are {', '.join(names)}")
     split = split.to(place)
@@ -182,11 +186,12 @@ def main(
 
         for name in only or names:
             compressor: Compressor | None = baselines(dials).get(name)
-            if name in list(Mode):
+            mode, _, corrected = name.partition(", ")
+            if mode in modes:
                 fit_on, _ = gradients(split, dials, work / "gradients.safetensors", part("gradients"))
-                code, fitted = fit_code(fit_on, dials, name, work, part(f"{name} code"))
-                compressor = CodeCompressor(code)
-                seconds += fitted.seconds
+                code, fitted = fit_code(fit_on, dials, mode, work, part(f"{mode} code"))
+                compressor = CodeCompressor(code, corrected=bool(corrected))
+                seconds += 0.0 if corrected else fitted.seconds
             found[name] = curves(
                 split,
                 seeds(COMPARE_SEED, dials.seeds),
@@ -213,7 +218,7 @@ def main(
         "_95: half of the 95 % interval over seeds (Student's t); differences are paired by seed",
     ]
     Results("gradients", asdict(dials), smoke, device, rows, notes, seconds).save(output)
-    figures.plots(found, [mode.value for mode in Mode], output)
+    figures.plots(found, modes, output)
 
 
 if __name__ == "__main__":

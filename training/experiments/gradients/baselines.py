@@ -18,14 +18,15 @@ HALF_BITS = 16
 
 
 class Baseline(ABC):
-    """A compressor that needs no side information and counts its bits; `memory` adds error feedback.
+    """A compressor that counts its bits.
 
-    With memory (Stich et al. 2018) what a message leaves out of a gradient is added to the next one.
+    With `memory` (error feedback, Stich et al. 2018) what a message leaves out of a gradient is added to the next
+    one. When `filled`, the server takes y's coordinates for those that were not sent.
     """
 
-    def __init__(self, *, memory: bool = False, **settings: int) -> None:
-        self.memory = memory
-        self.key = f"{type(self).__name__} {settings | {'memory': memory}}"
+    def __init__(self, *, memory: bool = False, filled: bool = False, **settings: int) -> None:
+        self.memory, self.filled = memory, filled
+        self.key = f"{type(self).__name__} {settings | {'memory': memory}}{' filled' if filled else ''}"
         self._left_out: Tensor | None = None
         self._bits = 0.0
         self._messages = 0
@@ -42,6 +43,8 @@ class Baseline(ABC):
         wanted = gradient if self._left_out is None else gradient + self._left_out
         generator = torch.Generator().manual_seed(step)
         received, bits = self.send(wanted, torch.rand(wanted.shape, generator=generator).to(wanted.device))
+        if self.filled:
+            received = torch.where(received == 0, side, received)
         if self.memory:
             self._left_out = wanted - received
         self._bits += float(bits.sum())
@@ -98,8 +101,8 @@ class RandomK(Baseline):
 class TopK(Baseline):
     """The k largest coordinates as 16-bit floats, and which they are."""
 
-    def __init__(self, k: int, *, memory: bool = False) -> None:
-        super().__init__(memory=memory, k=k)
+    def __init__(self, k: int, *, memory: bool = False, filled: bool = False) -> None:
+        super().__init__(memory=memory, filled=filled, k=k)
         self.k = k
 
     def send(self, gradient: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

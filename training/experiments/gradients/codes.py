@@ -69,20 +69,25 @@ def gradient_code(
 
 
 class CodeCompressor:
-    """A learned code between worker 1 and the server; messages go through their bytes."""
+    """A learned code between worker 1 and the server; messages go through their bytes.
 
-    def __init__(self, code: GradientCode) -> None:
-        self.code = code
-        self.key = f"code {fingerprint(code)}"
+    `corrected`: the server uses `GradientCode.estimate`, not x̂ itself.
+    """
+
+    def __init__(self, code: GradientCode, *, corrected: bool = False) -> None:
+        self.code, self.corrected = code, corrected
+        self.key = f"code {fingerprint(code)}{' corrected' if corrected else ''}"
         self.bits = float(8 * code.message_bytes)
         self._squares = torch.empty(0)
 
     def __call__(self, gradient: Tensor, side: Tensor, step: int) -> Tensor:
-        """x̂ [R, 412]; step 0 begins new runs."""
+        """What stands for x in the mean, [R, 412]; step 0 begins new runs."""
         if step == 0:
             self._squares = self.code.start.square().expand(len(gradient), -1)
         magnitudes = magnitudes_of(self._squares)
-        received = self.code.decode(self.code.encode(gradient, magnitudes, side), side, magnitudes)
+        messages = self.code.encode(gradient, magnitudes, side)
+        use = self.code.estimate if self.corrected else self.code.decode
+        received = use(messages, side, magnitudes)
         self._squares = next_squares(self._squares, (received + side) / 2)
         return received
 

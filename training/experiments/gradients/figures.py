@@ -22,7 +22,14 @@ WHOLE: Final = "uncompressed"
 """Sends x whole."""
 ALONE: Final = "y alone"
 """Sends nothing."""
-_STYLES: Final = ("-", "--", "-.", ":")
+_COLOURS: Final = dict(
+    zip(
+        ("joint", "distributed", "separate", "top-k", "random-k", "QSGD", WHOLE, "norm sampling", ALONE),
+        (*COLOURS, COLOURS[6]),
+        strict=True,
+    )
+)
+_LINES: Final = {"": "-", "corrected": "--", "filled": "--", "memory": ":"}
 
 
 def _list(values: Tensor) -> list[float]:
@@ -82,7 +89,9 @@ def _draw(axes: Axes, curves: Mapping[str, Tensor], *, bars: bool) -> None:
     for i, (name, values) in enumerate(curves.items()):
         steps, means = _windows(values, 12)
         estimates = [estimate(_list(column)) for column in means.unbind(1)]
-        style: dict[str, Any] = {"color": COLOURS[i % 7], "linestyle": _STYLES[i // 7], "label": name}
+        kind, _, variant = name.partition(", ")
+        line = ":" if name == ALONE else _LINES[variant]
+        style: dict[str, Any] = {"color": _COLOURS[kind], "linestyle": line, "label": name}
         style |= {"linewidth": 1.6, "marker": "o", "markersize": 3}
         middle = [e.mean for e in estimates]
         if bars:
@@ -111,9 +120,9 @@ def plots(curves: Mapping[str, Curves], learned: list[str], folder: Path) -> lis
     made += save_figure(figure, folder / "loss")
 
     figure, axes = new_figure(width=7.5)
-    shown = [*learned, *(name for name in ("top-k", ALONE) if name in curves)]
+    shown = [name for name in curves if name.partition(", ")[0] in (*learned, "top-k", ALONE)]
     _draw(axes, {name: curves[name].losses - curves[WHOLE].losses for name in shown}, bars=True)
-    axes.axhline(0, color="black", linewidth=0.8)
+    axes.axhline(0, color=_COLOURS[WHOLE], linewidth=0.8)
     axes.set_ylabel("training loss above uncompressed (nats),\npaired by seed, 95 % intervals")
     axes.legend(fontsize=8)
     made += save_figure(figure, folder / "plot")

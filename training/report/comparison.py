@@ -1,0 +1,86 @@
+"""What is compared with what: the x265 anchor, and the table of BD-rates with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from training.report.bd_rate import BDRateInterval, Curve, CurveError, better_of, bootstrap_bd_rate
+from training.report.codecs import HEIC_420, HEIC_444, X265_INTRA
+from training.report.measurement import Measurement, Metric, curve
+
+METRICS: Final[tuple[Metric, ...]] = ("psnr_db", "ms_ssim_db")
+LESS_FLOOR: Final = "less floor"
+WHOLE: Final = "whole files"
+
+
+def x265_intra_anchor(
+    measurements: Iterable[Measurement], *, metric: Metric = "psnr_db", less_floor: bool = True
+) -> Curve:
+    """x265 intra in the better of 4:4:4 and 4:2:0 at each QP, by the rule of `bd_rate.better_of`.
+
+    Less the flat-picture floor unless told otherwise: what the coded picture costs without the file around it,
+    which a camera link would not send either. Raises CurveError when one of the two was not measured.
+    """
+    rows = list(measurements)
+    kind = LESS_FLOOR if less_floor else WHOLE
+    full, half = (curve(rows, name, metric=metric, less_floor=less_floor) for name in (HEIC_444, HEIC_420))
+    return better_of(full, half, f"{X265_INTRA}, {kind}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One BD-rate of the report, or why there is none."""
+
+    metric: Metric
+    test: str
+    anchor: str
+    result: BDRateInterval | None
+    reason: str = ""
+    """Why there is no figure."""
+
+
+def compare(
+    metric: Metric, tests: Sequence[Curve], anchors: Sequence[Curve], seed: int = 0
+) -> list[Comparison]:
+    """Every test against every anchor; curves without a common quality are told, not left out."""
+    rows = []
+    for test in tests:
+        for anchor in anchors:
+            if test.name == anchor.name:
+                continue
+            try:
+                result = bootstrap_bd_rate(anchor, test, seed=seed)
+                rows.append(Comparison(metric, test.name, anchor.name, result))
+            except CurveError as error:
+                rows.append(Comparison(metric, test.name, anchor.name, None, str(error)))
+    return rows
+
+
+def compare_all(
+    measurements: Sequence[Measurement],
+    tests: Sequence[str],
+    anchors: Sequence[str],
+    ours: Sequence[str] = (),
+) -> list[Comparison]:
+    """BD-rates of the codecs `tests` against others, by PSNR and, where every picture has it, MS-SSIM.
+
+    The others: x265 intra and each of `anchors`, less floor and in whole files; and `ours`, which have no file
+    around their payloads.
+    """
+    rows: list[Comparison] = []
+    for metric in METRICS:
+        if metric == "ms_ssim_db" and any(row.ms_ssim is None for row in measurements):
+            continue
+        others = []
+        for less_floor in (True, False):
+            kind = LESS_FLOOR if less_floor else WHOLE
+            others.append(x265_intra_anchor(measurements, metric=metric, less_floor=less_floor))
+            others += [
+                curve(measurements, name, metric=metric, less_floor=less_floor, name=f"{name}, {kind}")
+                for name in anchors
+            ]
+        others += [curve(measurements, name, metric=metric) for name in ours]
+        rows += compare(metric, [curve(measurements, name, metric=metric) for name in tests], others)
+    return rows
