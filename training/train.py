@@ -324,7 +324,8 @@ def main(
         Precision | None, typer.Option(help="Of the networks: bf16 on cuda and fp32 on cpu by default.")
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the networks: minutes once, then faster steps.")
+        bool,
+        typer.Option("--compile", help="torch.compile the networks: a minute or two once; no gain on a CPU."),
     ] = False,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
     cache: Annotated[Path, typer.Option(help="Where rendered drives are kept.")] = Path("runs/cache"),
@@ -371,6 +372,7 @@ def main(
         "data": fingerprint([*loaded, *rendered]),
         "torch": torch.__version__,
         "device": device,
+        "processes": ranks.count,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
     latest = output / "checkpoint"

@@ -1,4 +1,4 @@
-"""A code for gradients: the paper's fully connected VQ-VAE between a fixed and a sent scale."""
+"""A code for gradients: the paper's fully connected VQ-VAE behind scales that both ends know."""
 
 from __future__ import annotations
 

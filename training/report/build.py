@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +36,11 @@ from training.report.video import VIDEO_CODECS, VideoCodec
 _ANCHORS: Final = ("AVIF", "JPEG XL", "WebP")
 """Beside x265 intra; where they were measured."""
 _METRICS: Final[tuple[plots.PlottedMetric, ...]] = ("psnr_db", "ms_ssim", "lpips")
+_PUBLISHED: Final[tuple[tuple[str, plots.PlottedMetric], ...]] = (
+    ("kitti128_psnr", "psnr_float_db"),
+    ("kitti128_ms_ssim", "ms_ssim"),
+)
+"""Published task and what of ours stands beside it."""
 
 Notify = Callable[[str], None]
 
@@ -110,7 +114,6 @@ def build(job: Job, notify: Notify = lambda _: None) -> Path:
     Returns the path of the page. Raises ReportError when nothing is to be measured or two bundles have one name,
     and what `ndsc.evaluate` raises for pictures and bundles that cannot be used.
     """
-    started = time.monotonic()
     if not (job.pairs or job.native or job.video):
         raise ReportError("nothing to measure: give --pairs, --native or --video with a folder of pairs")
     if len({path.name for path in job.bundles}) < len(job.bundles):
@@ -130,7 +133,7 @@ def build(job: Job, notify: Notify = lambda _: None) -> Path:
     facts = {
         "command": command_line(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "seconds": round(time.monotonic() - started, 1),
+        "measuring_seconds": round(bench.parts.seconds, 1),
         "machine": asdict(Machine.here()),
         "versions": library_versions(),
         "bundles": [{"name": b.path.name, "bundle_id": b.bundle_id} for b in bench.bundles],
@@ -257,9 +260,9 @@ def _how(lpips: LPIPS | None) -> list[str]:
         "right, none, wrong: what the decoder sees: the pair's other view, nothing, or the view of another pair.",
         "Our rates are payloads with their checksum. Less floor: the whole file less the smallest file that the "
         "codec makes for a flat picture of that size (black, grey, white, over all qualities).",
-        "The anchor x265 intra: at each QP the better of 4:4:4 and 4:2:0, which is 4:4:4 where its mean quality is "
-        "at least what 4:2:0 reaches at the same mean rate (linear between points), else 4:2:0; one choice for all "
-        "pictures. The low-delay anchors likewise.",
+        "The anchor x265 intra: at each QP the better of 4:4:4 and 4:2:0, which is 4:4:4 where its mean quality "
+        "is at least what 4:2:0 reaches at the same mean rate (linear between points), else 4:2:0; one choice for "
+        "all pictures. The low-delay anchors likewise.",
         "BD-rate: pchip through the logarithm of mean rates over mean quality (PSNR in dB; MS-SSIM as "
         "−10 log10(1 − MS-SSIM)), points that another beats in both left out. Intervals: 2000 resamples of the "
         "pictures, the same for both curves, 2.5th to 97.5th percentile, seed 0.",
@@ -304,10 +307,10 @@ def _section_plots(section: Section, output: Path) -> list[Plot]:
 def _published_plots(sections: Sequence[Section], output: Path) -> list[Plot]:
     drawn = []
     for section in (s for s in sections if s.key == "kitti128"):
-        for name, metric in (("kitti128_psnr", _METRICS[0]), ("kitti128_ms_ssim", _METRICS[1])):
+        for name, metric in _PUBLISHED:
             task = load_published(name)
-            stem = output / f"published_{metric}"
-            ours = [name for name in section.ours if name.endswith("right")]
+            stem = output / f"published_{name.removeprefix('kitti128_')}"
+            ours = [codec for codec in section.ours if codec.endswith("right")]
             plots.published_curves(section.points, ours, task, metric, stem)
             caption = (
                 f"{task.task}: published curves beside ours, which are real bytes on other pictures; "

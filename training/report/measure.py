@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -117,7 +118,7 @@ def measure_video(codec: VideoCodec, pictures: Pictures, lpips: LPIPS | None) ->
 
 def bundle_label(path: Path, side_information: SideInformation) -> str:
     """What a bundle's curve is called: its folder's name and what the decoder sees."""
-    return f"{path.name}, {side_information}"
+    return f"ndsc {path.name}, {side_information}"
 
 
 def measure_bundle(
@@ -166,11 +167,13 @@ def _payload_bytes(frame: CompressedFrame) -> int:
     return len(frame.payload)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
     """Measurements kept in a folder, so that a report that was broken off goes on where it was."""
 
     directory: Path
+    seconds: float = 0.0
+    """What the parts given so far took to measure, whenever that was."""
 
     def get(self, name: str, depends_on: dict[str, Any], make: Make) -> list[Measurement]:
         """The measurements of part `name`; made again when anything that they depend on is another."""
@@ -178,9 +181,12 @@ class Parts:
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         stem = "".join(c if c.isalnum() else "-" for c in name.lower())
         path = self.directory / f"{stem}-{key[:12]}.json"
-        if path.exists():
-            return [Measurement(**row) for row in json.loads(path.read_text())]
-        rows = make()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps([asdict(row) for row in rows]).encode())
-        return rows
+        if not path.exists():
+            started = perf_counter()
+            rows = [asdict(row) for row in make()]
+            part = {"seconds": perf_counter() - started, "measurements": rows}
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(part).encode())
+        kept = json.loads(path.read_text())
+        self.seconds += kept["seconds"]
+        return [Measurement(**row) for row in kept["measurements"]]

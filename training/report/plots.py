@@ -1,37 +1,49 @@
-"""The report's plots: ours in colour and thick, ordinary codecs in colour, published curves in grey."""
+"""The report's plots: ours solid and thick, ordinary codecs dashed, published curves in black and grey."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from training.plotting import COLOURS, PUBLISHED, new_figure, save_figure
 from training.report.measurement import Measurement, Point
 from training.report.published import PublishedTask
 
-PlottedMetric = Literal["psnr_db", "ms_ssim", "lpips"]
+PlottedMetric = Literal["psnr_db", "psnr_float_db", "ms_ssim", "lpips"]
 
 AXIS_LABELS: Final[dict[PlottedMetric, str]] = {
     "psnr_db": "PSNR, 8-bit output (dB)",
+    "psnr_float_db": "PSNR, float output (dB)",
     "ms_ssim": "MS-SSIM, window 7",
     "lpips": "LPIPS (AlexNet), less is better",
 }
-_RATE_LABEL: Final = "rate (bits per pixel of x)"
+_BLUE, _VERMILLION, _GREEN, _PINK, _ORANGE, _SKY, _BLACK, _YELLOW = COLOURS
+_OURS: Final = {"right": _BLUE, "none": _VERMILLION}
+"""By what the decoder sees; a wrong view is in the tables alone."""
+_ORDINARY: Final = {
+    "JPEG": (_PINK, "v"),
+    "WebP": (_ORANGE, "^"),
+    "AVIF": (_SKY, "D"),
+    "HEIC": (_BLACK, "s"),
+    "JPEG 2000": (_GREEN, "P"),
+    "JPEG XL": (_YELLOW, "X"),
+    "x264 low delay": (_ORANGE, "^"),
+    "x265 low delay": (_BLACK, "s"),
+}
 _MARKERS: Final = "osD^vPX<>"
 _LEAST_PUBLISHED_POINTS: Final = 5
-_LOWEST_BPP: Final = 0.02
-# Ours take the first three colours of each plot.
-_ORDINARY_COLOURS: Final = (*COLOURS[3:], *COLOURS[:3])
+_BPP_TICKS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+_BYTES_TICKS: Final = (50, 100, 200, 500, 1000, 2000)
 
 
-def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
-    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
+def _panels(titles: Sequence[str], *, share_y: bool) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9.4, 4.2), layout="constrained")
+    axes = list(figure.subplots(1, len(titles), squeeze=False, sharey=share_y)[0])
     for one, title in zip(axes, titles, strict=True):
         one.set_title(title, fontsize=10)
         one.grid(visible=True, alpha=0.25, linewidth=0.6)
@@ -39,59 +51,62 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _log_rate(axes: Axes, label: str = _RATE_LABEL) -> None:
+def _log_rate(axes: Axes, low_bpp: float, high_bpp: float) -> None:
     axes.set_xscale("log")
-    axes.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2])
+    axes.set_xlim(low_bpp, high_bpp)
+    axes.set_xticks([tick for tick in _BPP_TICKS if low_bpp <= tick <= high_bpp])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(label)
+    axes.set_xlabel("rate (bits per pixel of x)")
+
+
+def _our_style(number: int, codec: str) -> dict[str, Any]:
+    colour = _OURS[codec.rpartition(", ")[2]]
+    marker = _MARKERS[number // len(_OURS) % len(_MARKERS)]
+    return {"color": colour, "marker": marker, "markersize": 7, "linewidth": 2.4, "zorder": 3}
+
+
+def _ordinary_style(codec: str) -> dict[str, Any]:
+    family, _, sampling = codec.partition(" 4:")
+    colour, marker = _ORDINARY[family]
+    half_colour = sampling == "2:0"
+    return {
+        "color": colour,
+        "marker": marker,
+        "markersize": 4,
+        "markerfacecolor": "white" if half_colour else colour,
+        "linewidth": 1.1,
+        "linestyle": ":" if half_colour else "--",
+    }
 
 
 def _draw(
-    axes: Axes,
-    points: Sequence[Point],
-    codec: str,
-    metric: PlottedMetric,
-    less_floor: bool,
-    number: int,
-    ours: bool,
+    axes: Axes, points: Sequence[Point], codec: str, metric: PlottedMetric, rate: str, style: Any
 ) -> None:
-    own = [p for p in points if p.codec == codec]
-    pairs = [
-        (p.bpp_less_floor if less_floor else p.bpp, value)
-        for p in own
-        if (value := getattr(p, metric)) is not None
-    ]
-    shown = sorted(pair for pair in pairs if ours or pair[0] >= _LOWEST_BPP)
-    axes.plot(
-        [rate for rate, _ in shown],
-        [value for _, value in shown],
-        label=codec,
-        color=COLOURS[number % 3] if ours else _ORDINARY_COLOURS[number % len(_ORDINARY_COLOURS)],
-        marker=_MARKERS[number % len(_MARKERS)],
-        markersize=7 if ours else 3.5,
-        linewidth=2.4 if ours else 1.1,
-        linestyle="-" if ours else "--",
-        zorder=3 if ours else 2,
-    )
+    own = sorted((getattr(p, rate), getattr(p, metric)) for p in points if p.codec == codec)
+    axes.plot([x for x, _ in own], [y for _, y in own], label=codec, **style)
+
+
+def _drawn(ours: Sequence[str]) -> list[str]:
+    return [codec for codec in ours if codec.rpartition(", ")[2] in _OURS]
+
+
+def _others(points: Sequence[Point], ours: Sequence[str]) -> list[str]:
+    return [codec for codec in dict.fromkeys(p.codec for p in points) if codec not in ours]
 
 
 def ordinary_codecs(points: Sequence[Point], ours: Sequence[str], metric: PlottedMetric, stem: Path) -> None:
     """Ours beside ordinary codecs, once without the cost of an empty file and once as whole files."""
-    others = [codec for codec in dict.fromkeys(p.codec for p in points) if codec not in ours]
-    figure, panels = _panels(
-        ["ordinary codecs less their flat-picture floor", "ordinary codecs, whole files"]
-    )
-    for axes, less_floor in zip(panels, (True, False), strict=True):
-        for number, codec in enumerate(ours):
-            _draw(axes, points, codec, metric, less_floor, number, ours=True)
-        for number, codec in enumerate(others):
-            _draw(axes, points, codec, metric, less_floor, number, ours=False)
-        _log_rate(axes)
-        axes.set_xlim(_LOWEST_BPP, 1.5)
-        axes.set_ylabel(AXIS_LABELS[metric])
-    panels[1].sharey(panels[0])
-    panels[0].legend(fontsize=8, loc="best")
+    titles = ["ordinary codecs less their flat-picture floor", "ordinary codecs, whole files"]
+    figure, panels = _panels(titles, share_y=True)
+    for axes, rate in zip(panels, ("bpp_less_floor", "bpp"), strict=True):
+        for codec in _others(points, ours):
+            _draw(axes, points, codec, metric, rate, _ordinary_style(codec))
+        for number, codec in enumerate(_drawn(ours)):
+            _draw(axes, points, codec, metric, "bpp", _our_style(number, codec))
+        _log_rate(axes, 0.02, 1.5)
+    panels[0].set_ylabel(AXIS_LABELS[metric])
+    panels[0].legend(fontsize=8)
     save_figure(figure, stem)
 
 
@@ -99,9 +114,9 @@ def published_curves(
     points: Sequence[Point], ours: Sequence[str], task: PublishedTask, metric: PlottedMetric, stem: Path
 ) -> None:
     """Ours beside the published curves of at least five points, Neural DSC's among them."""
-    figure, axes = new_figure(width=8.0, height=5.0)
-    for number, codec in enumerate(ours):
-        _draw(axes, points, codec, metric, False, number, ours=True)
+    figure, axes = new_figure(width=8.0, height=4.6)
+    for number, codec in enumerate(_drawn(ours)):
+        _draw(axes, points, codec, metric, "bpp", _our_style(number, codec))
     curves = [c for c in task.curves if len(c.points) >= _LEAST_PUBLISHED_POINTS]
     for number, curve in enumerate(curves):
         paper = curve.system.startswith("Neural DSC")
@@ -109,13 +124,14 @@ def published_curves(
             [x for x, _ in curve.points],
             [y for _, y in curve.points],
             label=f"{curve.system} (published)",
-            color="#000000" if paper else PUBLISHED,
+            color=_BLACK if paper else PUBLISHED,
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=4,
             linewidth=1.2,
             linestyle="-" if paper else ":",
         )
-    _log_rate(axes, "rate (bits per pixel of x); published: mostly estimated")
+    _log_rate(axes, 0.01, 1)
+    axes.set_xlabel("rate (bits per pixel of x); published rates are mostly estimates")
     axes.set_ylabel(AXIS_LABELS[metric])
     axes.legend(fontsize=8)
     save_figure(figure, stem)
@@ -125,40 +141,37 @@ def low_delay_video(
     points: Sequence[Point], measurements: Sequence[Measurement], ours: Sequence[str], stem: Path
 ) -> None:
     """Left: means over the frames. Right: bytes of each frame at the settings next to our lowest level's PSNR."""
-    codecs = [codec for codec in dict.fromkeys(p.codec for p in points) if codec not in ours]
-    figure, (curves, frames) = _panels(["mean over the frames, the intra frame among them", "frame by frame"])
-    for number, codec in enumerate(ours):
-        _draw(curves, points, codec, "psnr_db", False, number, ours=True)
-    for number, codec in enumerate(codecs):
-        _draw(curves, points, codec, "psnr_db", False, number, ours=False)
-    _log_rate(curves)
+    titles = [
+        "means over all frames, the intra frame among them",
+        "frame by frame, at the PSNR nearest to ours",
+    ]
+    figure, (curves, frames) = _panels(titles, share_y=False)
+    for codec in _others(points, ours):
+        _draw(curves, points, codec, "psnr_db", "bpp", _ordinary_style(codec))
+    for number, codec in enumerate(_drawn(ours)):
+        _draw(curves, points, codec, "psnr_db", "bpp", _our_style(number, codec))
+    _log_rate(curves, 0.01, 1)
     curves.set_ylabel(AXIS_LABELS["psnr_db"])
     curves.legend(fontsize=8)
 
-    target = min((p for p in points if p.codec == ours[0]), key=lambda p: p.bpp)
-    chosen = [target]
-    for codec in codecs:
-        chosen.append(
-            min((p for p in points if p.codec == codec), key=lambda p: abs(p.psnr_db - target.psnr_db))
-        )
-    for number, point in enumerate(chosen):
-        mine = number == 0
-        sizes = [m.coded_bytes for m in measurements if (m.codec, m.setting) == (point.codec, point.setting)]
-        frames.plot(
-            range(1, len(sizes) + 1),
-            sizes,
-            label=f"{point.codec}, {point.setting}: {point.psnr_db:.2f} dB",
-            color=COLOURS[0] if mine else _ORDINARY_COLOURS[(number - 1) % len(_ORDINARY_COLOURS)],
-            marker=_MARKERS[number - 1 if number else 0],
-            markersize=6 if mine else 3.5,
-            linewidth=2.4 if mine else 1.1,
-            linestyle="-" if mine else "--",
-        )
+    lowest = min((p for p in points if p.codec == ours[0]), key=lambda p: p.bpp)
+    _draw_frames(frames, lowest, measurements, _our_style(0, lowest.codec))
+    for codec in _others(points, ours):
+        own = [p for p in points if p.codec == codec]
+        nearest = min(own, key=lambda p: abs(p.psnr_db - lowest.psnr_db))
+        _draw_frames(frames, nearest, measurements, _ordinary_style(codec))
     frames.set_yscale("log")
-    frames.set_yticks([50, 100, 200, 500, 1000, 2000])
+    frames.set_yticks(_BYTES_TICKS)
     frames.yaxis.set_major_formatter(ScalarFormatter())
     frames.yaxis.set_minor_formatter(NullFormatter())
+    frames.xaxis.set_major_locator(MaxNLocator(integer=True))
     frames.set_xlabel("frame")
-    frames.set_ylabel("bytes of the frame")
+    frames.set_ylabel("size of the frame (bytes)")
     frames.legend(fontsize=8)
     save_figure(figure, stem)
+
+
+def _draw_frames(axes: Axes, point: Point, measurements: Sequence[Measurement], style: Any) -> None:
+    sizes = [m.coded_bytes for m in measurements if (m.codec, m.setting) == (point.codec, point.setting)]
+    label = f"{point.codec}, {point.setting}: {point.psnr_db:.2f} dB"
+    axes.plot(range(1, len(sizes) + 1), sizes, label=label, **style)

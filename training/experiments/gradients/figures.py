@@ -50,17 +50,20 @@ def _difference(name: str, values: Tensor, reference: Tensor) -> Row:
 def table(curves: Mapping[str, Curves], errors: Mapping[str, Heldout], reference: str) -> list[Row]:
     """One row for each compressor: means over runs, and half of the 95 % interval beside each (`_95`).
 
-    `loss` is the training loss over all steps, `final_loss` over the last tenth. `_less_REFERENCE` are differences
-    from one compressor, run by run. `heldout_…` are errors as in `Heldout`.
+    `loss` is the training loss over all steps, `early_loss` over a first fifth, `final_loss` over the last tenth.
+    `_less_REFERENCE` are differences from one compressor, run by run. `heldout_…` are errors as in `Heldout`.
     """
     rows: list[Row] = []
     losses = {name: run.losses.mean(1) for name, run in curves.items()}
+    early = {name: run.losses[:, : run.losses.shape[1] // 5].mean(1) for name, run in curves.items()}
     for name, run in curves.items():
         tenth = max(1, run.losses.shape[1] // 10)
         row: dict[str, str | float | int | bool | None] = {"method": name, "bits_per_step": run.bits}
         row |= _bars("loss", estimate(_list(losses[name])))
         row |= _difference(f"loss_less_{reference}", losses[name], losses[reference])
+        row |= _difference(f"early_loss_less_{reference}", early[name], early[reference])
         row |= _difference("loss_less_uncompressed", losses[name], losses[WHOLE])
+        row |= _difference("loss_less_y_alone", losses[name], losses[ALONE])
         row |= _bars("final_loss", estimate(_list(run.losses[:, -tenth:].mean(1))))
         row |= _bars("test_accuracy", estimate(_list(run.accuracies[:, -1])))
         if name in errors:
