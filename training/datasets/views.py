@@ -50,7 +50,9 @@ class Views:
         count = self.width // width
 
         def cut(view: Tensor) -> Tensor:
-            return view[..., : count * width].unflatten(3, (count, width)).movedim(3, 1).flatten(0, 1)
+            samples, channels, height = view.shape[:3]
+            columns = view[..., : count * width].reshape(samples, channels, height, count, width)
+            return columns.movedim(3, 1).flatten(0, 1)
 
         return replace(self, pictures=tuple(cut(view) for view in self.pictures))
 

@@ -80,7 +80,7 @@ def train(
     directory: Path,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Trained:
-    """Train one code and score it on `test_views`, whole windows; what is finished in `directory` is not done again.
+    """Train one code and score it on `test_views`, whole windows; what `directory` has finished is kept.
 
     Args:
         setup: shared settings.

@@ -45,7 +45,7 @@ def score(model: ConvolutionalVQVAE, views: Views, *, wrong_side_view: int | Non
         pictures[1 + wrong_side_view] = pictures[1 + wrong_side_view].roll(len(views) // 2, dims=0)
     shown = Views(tuple(pictures), views.padding_px)
     bits = 0
-    for samples in torch.arange(len(views), device=views.pictures[0].device).split(128):
+    for samples in torch.split(torch.arange(len(views), device=views.pictures[0].device), 128):
         source, side = shown.batch(samples, torch.zeros_like(samples), shown.width)
         coded = model(source, side)
         bits = model.config.bits * coded.quantized.indices[0].numel()
