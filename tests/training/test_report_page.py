@@ -139,9 +139,14 @@ def test_the_tables_are_the_measurements(page: Page, job: Job, tiny_bundle: Bund
     for point in record["points"]:
         own = [r for r in pictures if all(r[key] == point[key] for key in ("protocol", "codec", "setting"))]
         assert len(own) == point["images"] == 3
-        assert sum(float(r["bpp"]) for r in own) / 3 == pytest.approx(point["bpp"], rel=1e-4)
+        bpp = [8 * int(r["coded_bytes"]) / int(r["pixels"]) for r in own]
+        assert sum(bpp) / 3 == pytest.approx(point["bpp"], rel=1e-4)
         assert point["bpp_less_floor"] <= point["bpp"]
+    for row in record["bd_rate"]:
+        assert (row["interval"] is None) == (row["result"] is None or row["protocol"] == "video")
     assert {row["protocol"] for row in record["bd_rate"]} == {"kitti128", "native", "video"}
+    assert any(row["interval"] for row in record["bd_rate"])
+    assert any(row["anchor"] == "x265 low delay, all frames but the first" for row in record["bd_rate"])
     assert record["floors_bytes"]["kitti128"]["JPEG"].isdigit()
 
 

@@ -239,6 +239,19 @@ def test_progress_counts_every_coded_frame(tiny_bundle: Bundle, tmp_path: Path) 
     assert calls == [(done, total) for done in range(1, total + 1)]
 
 
+def test_outputs_are_what_the_figures_are_of(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    directory = make_pairs(tmp_path, (16, 16), (24, 16))
+    seen: list[tuple[Frame, Frame]] = []
+    result = evaluate(
+        tiny_bundle,
+        [directory],
+        frame_bytes=payload_bytes,
+        outputs=lambda source, output: seen.append((source, output)),
+    )
+    images = [point.images[number] for number in range(2) for point in result.points]
+    assert [psnr(*both) for both in seen] == [image.psnr for image in images]
+
+
 def with_one_pair(directory: Path) -> dict[str, Any]:
     return {"directories": [make_pairs(directory, (16, 16))], "side_information": "wrong"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from training.report.bd_rate import BDRateInterval, Curve, CurveError, better_of, bootstrap_bd_rate
+from training.report.bd_rate import BDRate, Curve, CurveError, bd_rate, better_of, bootstrap_bd_rate
 from training.report.codecs import HEIC_420, HEIC_444, X265_INTRA
 from training.report.measurement import Measurement, Metric, curve
 
@@ -36,13 +36,15 @@ class Comparison:
     metric: Metric
     test: str
     anchor: str
-    result: BDRateInterval | None
+    result: BDRate | None
+    interval: tuple[float, float] | None = None
+    """95 %, over pictures; None for frames of one video, which are no sample."""
     reason: str = ""
     """Why there is no figure."""
 
 
 def compare(
-    metric: Metric, tests: Sequence[Curve], anchors: Sequence[Curve], seed: int = 0
+    metric: Metric, tests: Sequence[Curve], anchors: Sequence[Curve], *, intervals: bool = True
 ) -> list[Comparison]:
     """Every test against every anchor; curves without a common quality are told, not left out."""
     rows = []
@@ -51,10 +53,14 @@ def compare(
             if test.name == anchor.name:
                 continue
             try:
-                result = bootstrap_bd_rate(anchor, test, seed=seed)
-                rows.append(Comparison(metric, test.name, anchor.name, result))
+                if intervals:
+                    drawn = bootstrap_bd_rate(anchor, test)
+                    row = Comparison(metric, test.name, anchor.name, drawn.estimate, (drawn.low, drawn.high))
+                else:
+                    row = Comparison(metric, test.name, anchor.name, bd_rate(anchor, test))
             except CurveError as error:
-                rows.append(Comparison(metric, test.name, anchor.name, None, str(error)))
+                row = Comparison(metric, test.name, anchor.name, None, reason=str(error))
+            rows.append(row)
     return rows
 
 
