@@ -135,7 +135,9 @@ class ResidualQuantizer(nn.Module):
         `generator` is given in training: the codebooks then take one EMA step on what each stage saw.
         """
         with torch.autocast(latents.device.type, enabled=False):
-            return self._quantize(latents.float(), stages_sent, generator)
+            return self._quantize(
+                latents.to(torch.promote_types(latents.dtype, torch.float32)), stages_sent, generator
+            )
 
     def _quantize(
         self, latents: Tensor, stages_sent: Tensor | None, generator: torch.Generator | None

@@ -7,6 +7,7 @@ import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,7 +172,7 @@ class _Bench:
             rows += self._part(
                 f"{protocol}, {codec.name}",
                 {"pictures": pictures.fingerprint, "options": codec.fingerprint},
-                lambda codec=codec: measure_pictures(codec, pictures, self.lpips),  # type: ignore[misc]
+                partial(measure_pictures, codec, pictures, self.lpips),
             )
         measured = {codec.name for codec in self.job.picture_codecs}
         self.notify(f"{protocol}: BD-rates")
@@ -192,7 +193,7 @@ class _Bench:
             rows += self._part(
                 codec.name,
                 {"pictures": pictures.fingerprint, "options": codec.fingerprint},
-                lambda codec=codec: measure_video(codec, pictures, self.lpips),  # type: ignore[misc]
+                partial(measure_video, codec, pictures, self.lpips),
             )
         comparisons = []
         for part, note in ((rows, ""), ([m for m in rows if m.image != pictures.names[0]], _WITHOUT_INTRA)):
@@ -219,9 +220,7 @@ class _Bench:
                 rows += self._part(
                     f"{pictures.protocol}, {bundle_label(bundle.path, side)}",
                     {"pictures": pictures.fingerprint, "bundle": bundle.bundle_id},
-                    lambda bundle=bundle, side=side: measure_bundle(  # type: ignore[misc]
-                        bundle, pictures, side, self.job.threads, self.lpips
-                    ),
+                    partial(measure_bundle, bundle, pictures, side, self.job.threads, self.lpips),
                 )
         return rows
 
@@ -238,7 +237,10 @@ _HEADINGS: Final = {
         "Centre crop 370×740, resized to 128×256 as in the published work. Whole files of most formats do not get "
         "below 0.15 bpp here, so each is shown with and without its flat-picture floor. ",
     ),
-    "native": ("Full frames", "Whole frames as the camera gave them; no published work has this protocol. "),
+    "native": (
+        "Full frames",
+        "Whole frames as the camera gave them: another protocol, whose figures do not mix with those above. ",
+    ),
     "video": (
         "Against video codecs at low delay",
         "The frames after the 128×256 protocol as one video: the first an intra frame, the others predicted from "

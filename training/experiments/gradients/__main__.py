@@ -6,6 +6,7 @@ Run as `python -m training.experiments.gradients --mnist mnist.npz`; every part 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,22 +70,36 @@ SMOKE = Dials(
 Advance = Callable[[int, int], None]
 
 
-def gradients(split: digits.Split, dials: Dials, file: Path, advance: Advance) -> tuple[Tensor, Tensor]:
-    """Gradients [R, steps, 2, 412] of both workers: of the runs to fit on, and of held-out ones."""
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients [R, steps, 2, 412] of both workers."""
+
+    fit: Tensor
+    """Of the runs that codes are fitted on."""
+    unseen: Tensor
+    """Of runs from other starts on other digits."""
+    seconds: float
+
+
+def gradients(split: digits.Split, dials: Dials, file: Path, advance: Advance) -> Gradients:
+    """Train without compression and keep every gradient, or read `file` when it holds these runs already."""
     settings = json.dumps([dials.runs, dials.heldout_runs, dials.run_steps, dials.batch_size])
     if file.exists():
         with safe_open(file, framework="pt") as opened:
-            same = opened.metadata().get("settings") == settings
-        if same:
+            record = opened.metadata()
+        if record.get("settings") == settings:
             kept = load_file(file, device=str(split.fit.labels.device))
-            return kept["fit"], kept["heldout"]
+            return Gradients(kept["fit"], kept["heldout"], float(record["seconds"]))
+    started = time.monotonic()
     config = TrainingConfig(dials.run_steps, dials.batch_size)
     fit = collect_gradients(split.fit, seeds(FIT_SEED, dials.runs), config)
     advance(dials.runs, dials.runs + dials.heldout_runs)
     unseen = collect_gradients(split.evaluate, seeds(HELDOUT_SEED, dials.heldout_runs), config)
+    found = Gradients(fit, unseen, time.monotonic() - started)
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"fit": fit, "heldout": unseen}, file, metadata={"settings": settings})
-    return fit, unseen
+    tensors = {"fit": fit, "heldout": unseen}
+    save_file(tensors, file, metadata={"settings": settings, "seconds": str(found.seconds)})
+    return found
 
 
 def seeds(first: int, count: int) -> list[int]:
@@ -177,6 +192,7 @@ def main(
     work = output / "work"
     found: dict[str, Curves] = {}
     errors: dict[str, Heldout] = {}
+    kept: Gradients | None = None
     seconds = 0.0
     with Progress(console=Console(stderr=True)) as progress:
 
@@ -188,8 +204,8 @@ def main(
             compressor: Compressor | None = baselines(dials).get(name)
             mode, _, corrected = name.partition(", ")
             if mode in modes:
-                fit_on, _ = gradients(split, dials, work / "gradients.safetensors", part("gradients"))
-                code, fitted = fit_code(fit_on, dials, mode, work, part(f"{mode} code"))
+                kept = kept or gradients(split, dials, work / "gradients.safetensors", part("gradients"))
+                code, fitted = fit_code(kept.fit, dials, mode, work, part(f"{mode} code"))
                 compressor = CodeCompressor(code, corrected=bool(corrected))
                 seconds += 0.0 if corrected else fitted.seconds
             found[name] = curves(
@@ -202,13 +218,11 @@ def main(
                 progress=part(name),
             )
             seconds += found[name].seconds
-            if compressor is not None and not only:
-                _, unseen = gradients(
-                    split, dials, work / "gradients.safetensors", part("held-out gradients")
-                )
-                errors[name] = heldout(unseen, compressor)
-    if only:
+            if kept is not None and compressor is not None and not only:
+                errors[name] = heldout(kept.unseen, compressor)
+    if only or kept is None:
         return
+    seconds += kept.seconds
     check(found, errors, dials.bits)
     rows = figures.table(found, errors, Mode.SEPARATE.value)
     notes = [

@@ -90,7 +90,7 @@ def _windows(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _draw(axes: Axes, curves: Mapping[str, Tensor], *, bars: bool) -> None:
     """Curves [R, W] over windows of steps; bars are 95 % intervals over seeds."""
     for i, (name, values) in enumerate(curves.items()):
-        steps, means = _windows(values, 12)
+        steps, means = _windows(values, 10)
         estimates = [estimate(_list(column)) for column in means.unbind(1)]
         kind, _, variant = name.partition(", ")
         line = ":" if name == ALONE else _LINES[variant]
@@ -119,21 +119,21 @@ def plots(curves: Mapping[str, Curves], learned: list[str], folder: Path) -> lis
     _draw(axes, {name: run.losses for name, run in curves.items()}, bars=False)
     axes.set_yscale("log")
     axes.set_ylabel(f"training loss (nats), mean of {seeds} seeds")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, handlelength=3.5)
     made += save_figure(figure, folder / "loss")
 
     figure, axes = new_figure(width=7.5)
-    shown = [name for name in curves if name.partition(", ")[0] in (*learned, "top-k", ALONE)]
+    shown = [name for name in curves if name.partition(", ")[0] in learned or name in ("top-k", ALONE)]
     _draw(axes, {name: curves[name].losses - curves[WHOLE].losses for name in shown}, bars=True)
     axes.axhline(0, color=_COLOURS[WHOLE], linewidth=0.8)
     axes.set_ylabel("training loss above uncompressed (nats),\npaired by seed, 95 % intervals")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, handlelength=3.5)
     made += save_figure(figure, folder / "plot")
 
     figure, axes = new_figure(width=7.5)
     _draw(axes, {name: curves[name].errors for name in learned}, bars=True)
     axes.set_ylabel("|x̂ − x|² / |x|² along its own run,\n95 % intervals over seeds")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, handlelength=3.5)
     made += save_figure(figure, folder / "error")
     return made
