@@ -56,7 +56,7 @@ def main(
         "runs/sources"
     ),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 takes one for each core.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.")] = 1,
     smoke: Annotated[bool, typer.Option(help="Everything in seconds, on synthetic drives.")] = False,
 ) -> None:
     """Train codes with y at both ends, at the decoder and at neither; MSE against bits, with bars over seeds."""
