@@ -15,7 +15,7 @@ import pytest
 from training.experiments.recipe import Results, Row, markdown_table
 
 RECIPES = ("stereo", "sources", "ablation", "binary", "gradients", "bound", "cost")
-WITH_FULL_RESULTS = ("bound", "cost")
+WITH_FULL_RESULTS = ("bound", "cost", "gradients")
 SMOKE_BOUND_S = 60
 """On two cores."""
 
