@@ -12,7 +12,7 @@ import torch
 from training.experiments.binary import paper_code, phase_code, syndromes
 from training.experiments.binary.__main__ import check
 from training.experiments.binary.blocks import BLOCK_BITS, MESSAGE_BITS, Failures, draw
-from training.experiments.binary.figures import LDPC, published, table
+from training.experiments.binary.figures import LDPC, SERIAL, published, table
 from training.experiments.binary.limits import converse, crossover_at, ignoring, normal_approximation
 from training.experiments.binary.paper_code import Output, PaperCode, minus_log_likelihood
 from training.experiments.binary.parts import SMOKE, Dials, Tally, kept, plan
@@ -260,7 +260,8 @@ def test_table_pools_seeds_and_sets_the_paper_beside() -> None:
 @pytest.mark.parametrize(
     ("code", "p", "failed"),
     [
-        (LDPC, 0.010, 1),
+        (LDPC, 0.010, 10),
+        (SERIAL, 0.003, 10),
         ("phase 24, learned encoder, learned decoder", 0.003, 850),
         ("802.11n LDPC, min-sum", 0.030, 1),  # below the converse
     ],
@@ -271,4 +272,4 @@ def test_results_that_cannot_be_right_are_refused(code: str, p: float, failed: i
 
 
 def test_sane_results_pass() -> None:
-    check(rows(LDPC, 0.010, 0) + rows(LDPC, 0.030, 450), 24)
+    check(rows(LDPC, 0.010, 9, 20_000) + rows(SERIAL, 0.010, 0) + rows(LDPC, 0.030, 450), 24)

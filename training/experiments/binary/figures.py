@@ -17,6 +17,7 @@ from training.experiments.seeds import estimate
 from training.plotting import COLOURS, PUBLISHED, new_figure, save_figure
 
 LDPC: Final = "802.11n LDPC, product-sum"
+SERIAL: Final = "802.11n LDPC, product-sum, serial"
 
 
 def published() -> dict[str, Any]:
@@ -26,7 +27,9 @@ def published() -> dict[str, Any]:
 
 
 def _published_name(code: str) -> str | None:
-    return {LDPC: "LDPC", "paper, joint": "joint", "paper, distributed": "distributed"}.get(code)
+    return {LDPC: "LDPC", SERIAL: "LDPC", "paper, joint": "joint", "paper, distributed": "distributed"}.get(
+        code
+    )
 
 
 def table(tallies: Iterable[Tally]) -> list[Row]:
@@ -110,10 +113,13 @@ def draw_rates(rows: Sequence[Row], long_piece_bits: int, piece_bits: int, outpu
             COLOURS[2],
             "D",
         ),
-        (LDPC, "802.11n LDPC, our run", COLOURS[0], "^"),
+        (LDPC, "802.11n LDPC, flooding", COLOURS[0], "^"),
+        (SERIAL, "802.11n LDPC, serial", COLOURS[0], "P"),
     ]
     for code, label, colour, marker in ours:
         mine = sorted((row for row in rows if row["code"] == code), key=lambda row: _number(row, "p"))
+        if not mine:
+            continue
         seen = [row for row in mine if row["failed"]]
         below = [_number(row, "bler") - _number(row, "bler_low") for row in seen]
         above = [_number(row, "bler_high") - _number(row, "bler") for row in seen]

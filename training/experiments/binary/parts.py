@@ -38,6 +38,7 @@ class Dials(JsonConfig):
         *(0.012, 0.014, 0.016, 0.018, 0.020, 0.0215, 0.025, 0.030),
     )
     ldpc_blocks: int = 20_000
+    serial_crossovers: tuple[float, ...] = (0.0006, 0.003, 0.006, 0.010, 0.0102, 0.014, 0.020)
     other_decoder_crossovers: tuple[float, ...] = (0.014, 0.018, 0.020)
     code_crossovers: tuple[float, ...] = (0.0006, 0.003, 0.006, 0.0102, 0.014, 0.020)
     code_blocks: int = 10_000
@@ -62,19 +63,20 @@ class Dials(JsonConfig):
 
 SMOKE: Final = Dials(
     ldpc_crossovers=(0.003, 0.010, 0.030),
-    ldpc_blocks=150,
+    ldpc_blocks=100,
+    serial_crossovers=(0.003, 0.010, 0.020),
     other_decoder_crossovers=(0.020,),
     code_crossovers=(0.003, 0.0102),
-    code_blocks=300,
+    code_blocks=200,
     paper=DenseConfig(latent_dimension=8, hidden=64, residual=16, blocks=1),
     epochs=0.06,
-    phase=PhaseConfig(hidden=128, steps=800, batch_size=256, encoder_rate=0.02),
+    phase=PhaseConfig(hidden=128, steps=500, batch_size=256, encoder_rate=0.02),
     seeds=2,
     long_piece_bits=36,
     long_hidden=64,
     long_seeds=2,
     short_messages=(2, 3),
-    short_steps=60,
+    short_steps=30,
     short_seeds=2,
 )
 
@@ -153,6 +155,19 @@ def ldpc(
         failures = syndromes.measure(crossover, dials.ldpc_blocks, kind=kind, seed=EVALUATION_SEED + index)
         tallies.append(Tally(f"802.11n LDPC, {kind}", crossover, 0, failures))
         progress(index + 1, len(plan))
+    return tallies, []
+
+
+def ldpc_serial(
+    dials: Dials, device: torch.device, directory: Path, progress: Progress
+) -> tuple[list[Tally], list[str]]:
+    """The baseline with the serial schedule, on blocks of its own."""
+    tallies = []
+    for index, crossover in enumerate(dials.serial_crossovers):
+        at = 2 * EVALUATION_SEED + index
+        failures = syndromes.measure(crossover, dials.ldpc_blocks, kind=Decoder.SERIAL, seed=at)
+        tallies.append(Tally(f"802.11n LDPC, {Decoder.SERIAL}", crossover, 0, failures))
+        progress(index + 1, len(dials.serial_crossovers))
     return tallies, []
 
 
@@ -294,6 +309,7 @@ def plan(dials: Dials) -> dict[str, tuple[Make, Any]]:
     pieces = codes | pick("phase", "seeds")
     return {
         "ldpc": (ldpc, pick("ldpc", "other_decoder")),
+        "ldpc-serial": (ldpc_serial, pick("ldpc", "serial")),
         "joint": (paper(Mode.JOINT, Output.MIXED), networks),
         "distributed": (paper(Mode.DISTRIBUTED, Output.MIXED), networks),
         "joint-logits": (paper(Mode.JOINT, Output.LOGITS), networks),

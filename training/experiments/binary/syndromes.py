@@ -45,6 +45,9 @@ class Decoder(StrEnum):
     """What finds the error pattern of a syndrome."""
 
     PRODUCT_SUM = "product-sum"
+    """All bits at once in each iteration ("flooding")."""
+    SERIAL = "product-sum, serial"
+    """Bit after bit, each from what the bits before it have learned: seldom stuck where flooding swings."""
     MIN_SUM = "min-sum"
     """Scaled by 0.75."""
     OSD = "product-sum, OSD-0"
@@ -64,7 +67,7 @@ def _decoder(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iteration
     }
     if kind is Decoder.OSD:
         return BpOsdDecoder(matrix, osd_method="OSD_0", osd_order=0, **options)
-    return BpDecoder(matrix, **options)
+    return BpDecoder(matrix, schedule="serial" if kind is Decoder.SERIAL else "parallel", **options)
 
 
 def measure(
