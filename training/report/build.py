@@ -76,7 +76,8 @@ class Job:
 class Plot:
     """A plot of the page."""
 
-    path: Path
+    png: Path
+    """An SVG of the same name lies beside it."""
     caption: str
 
 
@@ -239,7 +240,9 @@ _HEADINGS: Final = {
     ),
     "native": (
         "Full frames",
-        "Whole frames as the camera gave them: another protocol, whose figures do not mix with those above. ",
+        "Whole frames as the camera gave them: another protocol, whose figures do not mix with those "
+        "above. Whole files are the fair comparison here: most floors are little of a file, and those of JPEG and "
+        "WebP grow with the picture. ",
     ),
     "video": (
         "Against video codecs at low delay",
@@ -296,7 +299,7 @@ def _section_plots(section: Section, output: Path) -> list[Plot]:
         stem = output / "video"
         plots.low_delay_video(section.points, section.measurements, section.ours, stem)
         return [
-            Plot(stem.with_suffix(".svg"), f"{section.title}: PSNR against rate, and bytes frame by frame.")
+            Plot(stem.with_suffix(".png"), f"{section.title}: PSNR against rate, and bytes frame by frame.")
         ]
     drawn = []
     for metric in _METRICS:
@@ -306,7 +309,7 @@ def _section_plots(section: Section, output: Path) -> list[Plot]:
             caption = (
                 f"{section.title}: {plots.AXIS_LABELS[metric]} against rate. Points are means of real files."
             )
-            drawn.append(Plot(stem.with_suffix(".svg"), caption))
+            drawn.append(Plot(stem.with_suffix(".png"), caption))
     return drawn
 
 
@@ -322,7 +325,7 @@ def _published_plots(sections: Sequence[Section], output: Path) -> list[Plot]:
                 f"{task.task}: published curves beside ours, which are real bytes on other pictures; "
                 f"{plots.AXIS_LABELS[metric]}."
             )
-            drawn.append(Plot(stem.with_suffix(".svg"), caption))
+            drawn.append(Plot(stem.with_suffix(".png"), caption))
     return drawn
 
 

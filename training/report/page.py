@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
-_TYPES: Final = {".svg": "image/svg+xml", ".png": "image/png"}
+_LARGEST_SVG_BYTES: Final = 200_000
+_METADATA: Final = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
+_GROUP_ID: Final = re.compile(r'<g id="[^"]*">')
+_REFERENCE: Final = re.compile(r'( id="|url\(#|href="#)')
+_FONTS: Final = re.compile(r"font-family: [^;\"]*")
+_TAG: Final = re.compile(r"<[^>]+>")
+_DECIMALS: Final = re.compile(r"(\.\d\d)\d+")
 
 
-def data_uri(path: Path) -> str:
-    """A PNG or SVG file as an address that holds it."""
-    return f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def picture(png: Path, caption: str) -> Markup:
+    """A plot to stand in the page: the SVG beside `png`, made smaller, or `png` where that is missing or large."""
+    svg = png.with_suffix(".svg")
+    if not svg.exists() or svg.stat().st_size > _LARGEST_SVG_BYTES:
+        data = base64.b64encode(png.read_bytes()).decode()
+        return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(caption, data)
+    text = svg.read_text()
+    text = _METADATA.sub("", text[text.index("<svg") :])
+    # Names are the file's own: another plot of the page has the same.
+    text = _REFERENCE.sub(rf"\1{png.parent.name}-{png.stem}-", _GROUP_ID.sub("<g>", text))
+    text = _FONTS.sub("font-family: sans-serif", text)
+    # A hundredth of a point is enough; tags alone, what stands between them are labels.
+    text = _TAG.sub(lambda tag: _DECIMALS.sub(r"\1", tag[0]), text)
+    label = Markup('<svg role="img" aria-label="{}" ').format(caption)
+    return label + Markup(" ".join(text.split()).removeprefix("<svg "))  # noqa: S704  our own plots
 
 
 def figure(value: Any, digits: int = 4) -> str:
@@ -43,6 +63,6 @@ def render(facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"figure": figure, "fixed": fixed, "data_uri": data_uri}
+    environment.filters |= {"figure": figure, "fixed": fixed, "picture": picture}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text())
     return template.render(facts)

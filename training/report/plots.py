@@ -42,7 +42,7 @@ _BYTES_TICKS: Final = (50, 100, 200, 500, 1000, 2000)
 
 
 def _panels(titles: Sequence[str], *, share_y: bool) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(8.8, 3.8), layout="constrained")
+    figure = Figure(figsize=(8.6, 3.7), layout="constrained")
     axes = list(figure.subplots(1, len(titles), squeeze=False, sharey=share_y)[0])
     for one, title in zip(axes, titles, strict=True):
         one.set_title(title, fontsize=10)

@@ -55,8 +55,10 @@ class PublishedTask:
 
 
 def published_tasks() -> list[str]:
-    """Names that `load_published` takes."""
-    return sorted(path.stem for path in _DIRECTORY.glob("*.json"))
+    """Names that `load_published` takes, those of KITTI first."""
+    return sorted(
+        (path.stem for path in _DIRECTORY.glob("*.json")), key=lambda name: ("kitti" not in name, name)
+    )
 
 
 def load_published(name: str) -> PublishedTask:

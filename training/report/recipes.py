@@ -22,6 +22,7 @@ class RecipeResults:
     record: dict[str, Any]
     """results.json as it is (`training.experiments.recipe`)."""
     plots: tuple[Path, ...]
+    """PNG files; an SVG of the same name lies beside each."""
 
     @property
     def columns(self) -> list[str]:
@@ -32,8 +33,7 @@ class RecipeResults:
 def collect_recipes(directory: Path) -> list[RecipeResults]:
     """All folders below `directory` that hold a results.json, by name; none where there is no such folder.
 
-    Of a plot that is there as PNG and SVG, the smaller file. Raises RecipeResultsError for a file that no recipe
-    wrote.
+    Raises RecipeResultsError for a file that no recipe wrote.
     """
     found = []
     for path in sorted(directory.glob("*/results.json")):
@@ -47,10 +47,6 @@ def collect_recipes(directory: Path) -> list[RecipeResults]:
             complete = False
         if not complete:
             raise RecipeResultsError(f"{path}: not the results of a recipe; run it again or remove the file")
-        plots: dict[str, Path] = {}
-        for plot in sorted((*path.parent.glob("*.png"), *path.parent.glob("*.svg"))):
-            known = plots.get(plot.stem)
-            if known is None or plot.stat().st_size < known.stat().st_size:
-                plots[plot.stem] = plot
-        found.append(RecipeResults(path.parent.name, record, tuple(plots.values())))
+        plots = tuple(sorted(path.parent.glob("*.png")))
+        found.append(RecipeResults(path.parent.name, record, plots))
     return found
