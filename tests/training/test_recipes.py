@@ -14,8 +14,8 @@ import pytest
 
 from training.experiments.recipe import Results, Row, markdown_table
 
-RECIPES = ("stereo", "sources", "ablation", "binary", "gradients", "bound", "cost")
-WITH_FULL_RESULTS = ("bound", "cost", "gradients")
+RECIPES = ("stereo", "sources", "ablation", "binary", "gradients", "bound", "cost", "multiview")
+WITH_FULL_RESULTS = ("ablation", "bound", "cost", "gradients")
 SMOKE_BOUND_S = 60
 """On two cores."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from training.config import JsonConfig
 from training.datasets.views import Views, WindowSampler
@@ -34,6 +35,7 @@ class Setup(JsonConfig):
     window_px: int
     """Width of a training window; the height is the pictures'."""
     learning_rate: float = 1e-3
+    warm_up_steps: int = 100
     unquantized_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -45,6 +47,7 @@ class Setup(JsonConfig):
         return FitConfig(
             steps=self.steps,
             learning_rate=self.learning_rate,
+            warm_up_steps=min(self.warm_up_steps, self.steps // 4),
             unquantized_steps=min(self.unquantized_steps, self.steps // 2),
             seed=seed,
         )
@@ -61,13 +64,19 @@ class Trained:
 
 
 def start(config: FamilyConfig, seed: int) -> ConvolutionalVQVAE:
-    """An untrained code. Those of one seed start alike in all modes; joint adds a first layer for y."""
+    """An untrained code; those of one seed compute the same in all modes.
+
+    The joint encoder's layer for y starts at zero. Started like the others, its latents vary with y from the first
+    step and the codebook is spent on what the decoder knows: a short training does not get over it.
+    """
     torch.manual_seed(seed)
     model = ConvolutionalVQVAE(replace(config, mode=Mode.DISTRIBUTED.value))
     if config.mode == Mode.DISTRIBUTED:
         return model
     other = ConvolutionalVQVAE(config)
     other.load_state_dict(model.state_dict(), strict=False)
+    if other.encoder.side is not None:
+        nn.init.zeros_(other.encoder.side.weight)
     return other
 
 

@@ -15,6 +15,7 @@ from ndsc.codec.bitstream import from_bytes, to_bytes
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.frames import Frame
+from ndsc.codec.runtime import RuntimeOptions
 from training.datasets.views import Views, to_signal
 from training.experiments.ablation.sides import Samples, Side
 from training.experiments.recipe import RecipeError
@@ -83,10 +84,10 @@ class BundleCode:
         return Decoded(outputs, sum(frame.payload_bpp for frame in received) / len(received))
 
 
-def bundle_codes(directory: Path) -> Iterator[BundleCode]:
-    """Every rate level of a bundle. Raises BundleError."""
-    bundle = Bundle.load(directory)
-    encoder, decoder = FrameEncoder(bundle), FrameDecoder(bundle)
+def bundle_codes(directory: Path, threads: int = 0) -> Iterator[BundleCode]:
+    """Every rate level of a bundle, on CPU `threads` (0: one for each core). Raises BundleError."""
+    bundle, options = Bundle.load(directory), RuntimeOptions(threads=threads)
+    encoder, decoder = FrameEncoder(bundle, options), FrameDecoder(bundle, options)
     for level in range(bundle.rate_level_count):
         yield BundleCode(encoder, decoder, level)
 
