@@ -146,6 +146,14 @@ def test_codes_of_one_seed_compute_the_same_until_they_are_trained() -> None:
     assert not torch.equal(start(CONFIG, 4).encode(x, y), latents[0])
 
 
+def test_a_code_starts_around_the_mean_of_its_pictures() -> None:
+    black, _ = halves(torch.zeros((1, 3, 16, 16), dtype=torch.uint8)).batch(
+        torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 16
+    )
+    dark, grey = (start(CONFIG, 0, mean)(black, black, quantize=False).output.mean() for mean in (-0.4, 0.0))
+    assert dark < -0.3 < grey
+
+
 def test_training_lets_the_joint_encoder_see_y(tmp_path: Path) -> None:
     views = pictures()
     x, y = WindowSampler(views, 4, 16, 0)(0)
@@ -198,9 +206,10 @@ def test_other_pictures_or_batches_are_kept_elsewhere(tmp_path: Path) -> None:
     others = {
         run_folder(tmp_path, "x", SETUP, pictures(5)),
         run_folder(tmp_path, "x", replace(SETUP, batch_size=5), pictures()),
+        run_folder(tmp_path, "x", replace(SETUP, distortion_weight=5.0), pictures()),
     }
     assert folder not in others
-    assert len(others) == 2
+    assert len(others) == 3
 
 
 def test_bars_over_seeds() -> None:
