@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from training.published import PublishedError, load_published, published_tasks
 from training.report.bd_rate import Curve, CurveError, bd_rate, better_of, bootstrap_bd_rate, front
 from training.report.codecs import HEIC_420, HEIC_444
 from training.report.comparison import compare, x265_intra_anchor
 from training.report.measurement import Measurement, curve, decibels, points
-from training.report.published import PublishedError, load_published, published_tasks
 
 RATES = (0.05, 0.1, 0.2, 0.4)
 QUALITIES = (21.0, 23.5, 25.5, 29.0)

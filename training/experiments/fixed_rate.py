@@ -17,6 +17,7 @@ from torch import nn
 
 from training.config import JsonConfig
 from training.datasets.views import Views, WindowSampler
+from training.experiments.recipe import RecipeError
 from training.paper.convolutional import ConvolutionalVQVAE, FamilyConfig, Mode
 from training.paper.fitting import FitConfig, fit, mean_squared_error
 from training.paper.scoring import Score, score
@@ -44,7 +45,7 @@ class Setup(JsonConfig):
 
     def __post_init__(self) -> None:
         if self.seeds < 2:
-            raise ValueError("bars need at least two seeds")
+            raise RecipeError("bars need at least two seeds")
 
     def fit_config(self, seed: int) -> FitConfig:
         """The training run of one seed."""

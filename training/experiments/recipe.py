@@ -92,12 +92,17 @@ class Results:
         }
         path = directory / "results.json"
         path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with (directory / "table.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        save_csv(self.rows, directory / "table.csv")
         return path
+
+
+def save_csv(rows: Sequence[Row], path: Path) -> None:
+    """Rows as CSV, a column for each name that any of them has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
 
 
 def _plain(value: Any) -> Any:

@@ -18,10 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ndsc.codec.errors import NdscError
 from training.checkpoint import CheckpointError, optimizer_tensors, restore_optimizer
 from training.config import JsonConfig
 from training.paper.convolutional import Coded
 from training.quantizer import ResidualQuantizer
+
+
+class FitError(NdscError):
+    """A training run that cannot go on: its loss is no longer finite."""
 
 
 class Code(Protocol):
@@ -106,7 +111,7 @@ def fit(
 
     Raises:
         CheckpointError: `directory` holds a run with other settings.
-        FloatingPointError: the loss is no longer finite.
+        FitError: the loss is no longer finite.
     """
     run = _Run(model, config)
     if directory is not None:
@@ -184,7 +189,7 @@ class _Run:
             mean = float(torch.stack(self._pending).mean())  # the only wait for a GPU
             self._pending = []
             if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} at step {self.step}: lower the learning rate")
+                raise FitError(f"the loss is {mean} at step {self.step}: lower the learning rate")
             self.losses.append(mean)
         self.seconds += time.perf_counter() - started
 

@@ -7,6 +7,5 @@ video        x264 and x265, low delay
 lpips        LPIPS, where a package with its weights is installed
 bd_rate      Bjøntegaard's rate difference of two curves, with intervals over pictures
 comparison   which curves are compared, and the rule of the x265 anchor
-published    curves of papers, kept as data files with their source
 plots, page  what people look at
 """

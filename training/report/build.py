@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,8 @@ from typing import Any, Final
 
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.errors import NdscError
-from training.experiments.recipe import Machine, command_line
+from training.experiments.recipe import Machine, command_line, save_csv
+from training.published import load_published, published_tasks
 from training.report import plots
 from training.report.bd_rate import better_of
 from training.report.codecs import PICTURE_CODECS, PictureCodec, library_versions
@@ -30,7 +30,6 @@ from training.report.measure import (
 )
 from training.report.measurement import Measurement, Point, curve, points
 from training.report.page import render
-from training.report.published import load_published, published_tasks
 from training.report.recipes import collect_recipes
 from training.report.video import VIDEO_CODECS, VideoCodec
 
@@ -340,10 +339,7 @@ def _write_tables(sections: Sequence[Section], facts: Mapping[str, Any], output:
         json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     )
     for name, rows in (("table.csv", means), ("images.csv", pictures)):
-        with (output / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        save_csv(rows, output / name)
 
 
 def _rounded(value: Any) -> Any:

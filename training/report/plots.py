@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from training.plotting import COLOURS, PUBLISHED, new_figure, save_figure
+from training.published import PublishedTask
 from training.report.measurement import Measurement, Point
-from training.report.published import PublishedTask
 
 PlottedMetric = Literal["psnr_db", "psnr_float_db", "ms_ssim", "lpips"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,7 +78,7 @@ def main(
     if smoke:
         _check(results.rows)
     results.save(output)
-    _save_pairs(by_pair, output / "pairs.csv")
+    recipe.save_csv(_pair_rows(by_pair), output / "pairs.csv")
     plot(results.rows, output / "plot")
     picture(released[scene_level], synthetic_samples(), output / "scene.png")
     print(recipe.markdown_table(results.rows))
@@ -152,12 +151,12 @@ def _check(rows: Sequence[Row]) -> None:
             )
 
 
-def _save_pairs(by_pair: dict[tuple[str, Side], NDArray[np.float64]], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["code", "side_information", "pair", "psnr_float_db"])
-        for (name, kind), figures in by_pair.items():
-            writer.writerows([name, kind.value, number, f"{db:.4f}"] for number, db in enumerate(figures))
+def _pair_rows(by_pair: dict[tuple[str, Side], NDArray[np.float64]]) -> list[Row]:
+    return [
+        {"code": name, "side_information": kind.value, "pair": number, "psnr_float_db": float(db)}
+        for (name, kind), figures in by_pair.items()
+        for number, db in enumerate(figures)
+    ]
 
 
 if __name__ == "__main__":

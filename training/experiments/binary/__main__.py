@@ -61,7 +61,7 @@ def main(
     if unknown := sorted({*(only or []), *(without or [])} - set(parts)):
         raise RecipeError(f"{unknown[0]} is no part: they are {', '.join(parts)}")
     chosen = [name for name in only or parts if name not in (without or [])]
-    folder = work or (output / "work" if smoke else Path("runs/binary"))
+    folder = work or (output / "parts" if smoke else Path("runs/binary"))
     tallies: list[Tally] = []
     notes: list[str] = []
     seconds = 0.0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -15,21 +14,24 @@ from training.experiments.binary.parts import Tally
 from training.experiments.recipe import Row
 from training.experiments.seeds import estimate
 from training.plotting import COLOURS, PUBLISHED, new_figure, save_figure
+from training.published import load_published
 
 LDPC: Final = "802.11n LDPC, product-sum"
 SERIAL: Final = "802.11n LDPC, product-sum, serial"
 
 
-def published() -> dict[str, Any]:
-    """The paper's figures, with their source."""
-    figures: dict[str, Any] = json.loads((Path(__file__).parent / "published.json").read_text())
-    return figures
+_PAPER: Final = {
+    LDPC: "LDPC syndromes",
+    SERIAL: "LDPC syndromes",
+    "paper, joint": "VQ-VAE, joint",
+    "paper, distributed": "VQ-VAE, distributed",
+}
+"""The system of `training.published` that a code stands beside."""
 
 
-def _published_name(code: str) -> str | None:
-    return {LDPC: "LDPC", SERIAL: "LDPC", "paper, joint": "joint", "paper, distributed": "distributed"}.get(
-        code
-    )
+def _paper_figure(code: str, crossover: float) -> float | None:
+    task = load_published("binary_block_error_rate")
+    return dict(task.curve(_PAPER[code]).points).get(crossover) if code in _PAPER else None
 
 
 def table(tallies: Iterable[Tally]) -> list[Row]:
@@ -37,7 +39,6 @@ def table(tallies: Iterable[Tally]) -> list[Row]:
     groups: dict[tuple[str, float], list[Tally]] = {}
     for tally in tallies:
         groups.setdefault((tally.code, tally.crossover), []).append(tally)
-    others = published()
     rows: list[Row] = []
     for (code, crossover), group in groups.items():
         pooled = sum((t.failures for t in group), Failures(0, 0))
@@ -45,8 +46,6 @@ def table(tallies: Iterable[Tally]) -> list[Row]:
         wrong = sum((t.wrong_message for t in group if t.wrong_message), Failures(0, 0))
         rates = [t.failures.rate for t in group]
         bits = group[0].block_bits, group[0].message_bits
-        name = _published_name(code)
-        known = name is not None and crossover in others["p"]
         rows.append(
             {
                 "code": code,
@@ -64,7 +63,7 @@ def table(tallies: Iterable[Tally]) -> list[Row]:
                 "bler_ignoring": ignoring(crossover, bits[0]),
                 "bler_converse": converse(crossover, *bits),
                 "bler_normal_approximation": normal_approximation(crossover, *bits),
-                "bler_paper": others["bler"][name][others["p"].index(crossover)] if known else None,
+                "bler_paper": _paper_figure(code, crossover),
             }
         )
     return rows
@@ -90,11 +89,10 @@ def draw_rates(rows: Sequence[Row], long_piece_bits: int, piece_bits: int, outpu
     axes.plot(
         at, [converse(p, *sizes) for p in at], color=COLOURS[6], linestyle=":", label="no code is below"
     )
-    others = published()
-    for (name, rates), marker in zip(others["bler"].items(), "s+x", strict=True):
-        axes.plot(
-            others["p"], rates, color=PUBLISHED, marker=marker, markersize=8, label=f"{name}, paper's figure"
-        )
+    for curve, marker in zip(load_published("binary_block_error_rate").curves, "s+x", strict=True):
+        crossovers, rates = zip(*(point for point in curve.points if point[0] > 0), strict=True)
+        label = f"{curve.system}, paper's figure"
+        axes.plot(crossovers, rates, color=PUBLISHED, marker=marker, markersize=5, label=label)
     ours = [
         ("paper, joint", "joint, our run", COLOURS[4], "1"),
         ("paper, distributed", "distributed, our run", COLOURS[3], "2"),

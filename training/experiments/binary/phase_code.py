@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from training.config import JsonConfig
 from training.experiments.binary.blocks import Failures, draw
+from training.paper.fitting import FitError
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def train(
     device: torch.device | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PhaseCode:
-    """A code trained with the dials of `config`. Raises FloatingPointError when the loss is not finite."""
+    """A code trained with the dials of `config`. Raises FitError when the loss is not finite."""
     torch.manual_seed(config.seed)
     code = PhaseCode(config).to(device)
     optimizer = torch.optim.Adam(
@@ -136,7 +137,7 @@ def train(
         last = loss.detach()
         progress(step + 1, config.steps)
     if not math.isfinite(float(last)):
-        raise FloatingPointError(f"the loss is {float(last)}: lower the learning rates")
+        raise FitError(f"the loss is {float(last)}: lower the learning rates")
     return code
 
 

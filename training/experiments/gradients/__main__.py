@@ -189,7 +189,7 @@ def main(
     if unknown := sorted(set(only or []) - set(names)):
         raise RecipeError(f"--only {unknown[0]}: the compressors are {', '.join(names)}")
     split = split.to(place)
-    work = output / "work"
+    work = output / "parts"
     found: dict[str, Curves] = {}
     errors: dict[str, Heldout] = {}
     kept: Gradients | None = None

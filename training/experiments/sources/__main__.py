@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -102,7 +101,7 @@ def main(
     if smoke:
         _check(results.rows)
     results.save(output)
-    _save_runs(runs, output / "seeds.csv")
+    recipe.save_csv([asdict(run) for run in runs], output / "seeds.csv")
     plot(results.rows, output / "plot")
     print(recipe.markdown_table(results.rows))
 
@@ -176,18 +175,6 @@ def _check(rows: Sequence[recipe.Row]) -> None:
         raise recipe.RecipeError(f"PSNR cannot be right: {psnr}")
     if psnr[Mode.DISTRIBUTED] < psnr[Mode.SEPARATE] - 1 or psnr[Mode.JOINT] < psnr[Mode.SEPARATE] - 1:
         raise recipe.RecipeError(f"side information does harm: {psnr}")
-
-
-def _save_runs(runs: Sequence[Run], path: Path) -> None:
-    """Every code's figures, seed by seed."""
-    with path.open("w", newline="") as file:
-        lines = [asdict(run) for run in runs]
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in line.items()}
-            for line in lines
-        )
 
 
 if __name__ == "__main__":

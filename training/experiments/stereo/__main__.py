@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -222,18 +221,12 @@ def _check(measured: dict[Point, Measured], data: Data) -> None:
 
 def _save_images(measured: dict[Point, Measured], path: Path) -> None:
     """Every image's figures, for intervals and other means."""
-    lines = [
-        {"family": point.family, "bits": point.bits, "image": number} | asdict(image)
+    lines: list[recipe.Row] = [
+        {"family": point.family, "bits": point.bits, "image": number, **asdict(image)}
         for point, figures in measured.items()
         for number, image in enumerate(figures.images)
     ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in line.items()}
-            for line in lines
-        )
+    recipe.save_csv(lines, path)
 
 
 @contextmanager

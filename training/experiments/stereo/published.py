@@ -1,7 +1,7 @@
 """The paper's figures for KITTI Stereo, 128×256, test set of 790: to stand beside ours, never among them.
 
-Read from the vector graphics of the figures in the public repository acnagle/neural-dsc. Rates are of x alone;
-those with the prior are counted, ⌈−Σ log2 p⌉ + 1 bits an image, and not bytes.
+From `training.published`. Rates are of x alone; those with the prior are counted, ⌈−Σ log2 p⌉ + 1 bits an image,
+and not bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from training.experiments.stereo.settings import Point
+from training.experiments.stereo.settings import PAPER_POINTS, Point
+from training.paper.convolutional import FAMILIES
+from training.published import load_published
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,18 @@ class Published:
     """Window 7."""
 
 
-PUBLISHED: Final = {
-    Point("8x", 1): Published(0.015625, 0.01102, 20.595, 0.8669),
-    Point("8x", 2): Published(0.03125, 0.02333, 21.946, 0.9018),
-    Point("8x", 3): Published(0.046875, 0.03645, 22.658, 0.9166),
-    Point("8x", 8): Published(0.125, 0.09779, 24.687, 0.9455),
-    Point("4x", 3): Published(0.1875, 0.12808, 25.642, 0.9595),
-    Point("4x", 4): Published(0.25, 0.16218, 26.711, 0.9686),
-    Point("4x", 6): Published(0.375, 0.25452, 27.390, 0.9734),
-    Point("2x", 3): Published(0.75, 0.38692, 28.870, 0.9759),
-}
+def _load() -> dict[Point, Published]:
+    """The curves hold one point for each model, in one order, and the fixed-length rate tells which model."""
+    psnr = load_published("kitti128_psnr")
+    fixed = psnr.curve("Neural DSC, fixed length").points
+    counted = psnr.curve("Neural DSC, latent prior").points
+    similarity = load_published("kitti128_ms_ssim").curve("Neural DSC, fixed length").points
+    by_rate = {
+        fixed_bpp: Published(fixed_bpp, prior_bpp, psnr_db, ms_ssim)
+        for (fixed_bpp, psnr_db), (prior_bpp, _), (_, ms_ssim) in zip(fixed, counted, similarity, strict=True)
+    }
+    rates = {point: point.bits / FAMILIES[point.family].stride ** 2 for point in PAPER_POINTS}
+    return {point: by_rate[rate] for point, rate in rates.items() if rate in by_rate}
+
+
+PUBLISHED: Final = _load()

@@ -1,4 +1,4 @@
-"""Figures that others published, from the data files in `published/`. None of them was measured here.
+"""Figures that others published, from the data files beside this one. None of them was measured here.
 
 A file is one task: what its two axes are, and its curves, each with the system, where it was read and how exactly,
 which end sees the side information, and `estimated_rate`: true where the rate is −Σ log2 p and no bytes were made,
@@ -14,7 +14,7 @@ from typing import Final
 
 from ndsc.codec.errors import NdscError
 
-_DIRECTORY: Final = Path(__file__).with_name("published")
+_DIRECTORY: Final = Path(__file__).parent
 
 
 class PublishedError(NdscError):
