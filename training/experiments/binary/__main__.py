@@ -23,7 +23,7 @@ def check(rows: Sequence[Row], piece_bits: int) -> None:
     learned = f"phase {piece_bits}, learned encoder, learned decoder"
     for row in rows:
         code, p = str(row["code"]), float(row["p"] or 0)
-        if code in (figures.LDPC, figures.SERIAL) and p <= 0.010 and float(row["bler_low"] or 0) > 1e-3:
+        if code in figures.BASELINES and p <= 0.010 and float(row["bler_low"] or 0) > 1e-3:
             raise RecipeError(f"{code}: {row['failed']} of {row['blocks']} blocks failed at p = {p}")
         if code == learned and float(row["bler_high"] or 0) >= float(row["bler_ignoring"] or 0):
             raise RecipeError(f"{code}: no better than ignoring the message at p = {p}; train it longer")

@@ -18,11 +18,11 @@ from training.published import load_published
 
 LDPC: Final = "802.11n LDPC, product-sum"
 SERIAL: Final = "802.11n LDPC, product-sum, serial"
-
+RETRIED: Final = "802.11n LDPC, product-sum, serial, retried"
+BASELINES: Final = LDPC, SERIAL, RETRIED
 
 _PAPER: Final = {
-    LDPC: "LDPC syndromes",
-    SERIAL: "LDPC syndromes",
+    **dict.fromkeys(BASELINES, "LDPC syndromes"),
     "paper, joint": "VQ-VAE, joint",
     "paper, distributed": "VQ-VAE, distributed",
 }
@@ -112,7 +112,7 @@ def draw_rates(rows: Sequence[Row], long_piece_bits: int, piece_bits: int, outpu
             "D",
         ),
         (LDPC, "802.11n LDPC, flooding", COLOURS[0], "^"),
-        (SERIAL, "802.11n LDPC, serial", COLOURS[0], "P"),
+        (RETRIED, "802.11n LDPC, serial, retried", COLOURS[0], "P"),
     ]
     for code, label, colour, marker in ours:
         mine = sorted((row for row in rows if row["code"] == code), key=lambda row: _number(row, "p"))

@@ -161,13 +161,18 @@ def ldpc(
 def ldpc_serial(
     dials: Dials, device: torch.device, directory: Path, progress: Progress
 ) -> tuple[list[Tally], list[str]]:
-    """The baseline with the serial schedule, on blocks of its own."""
+    """The serial schedule, once and retried, on the same blocks, which are others than those of `ldpc`."""
+    plan = [
+        (kind, index, crossover)
+        for kind in (Decoder.SERIAL, Decoder.RETRIED)
+        for index, crossover in enumerate(dials.serial_crossovers)
+    ]
     tallies = []
-    for index, crossover in enumerate(dials.serial_crossovers):
+    for done, (kind, index, crossover) in enumerate(plan):
         at = 2 * EVALUATION_SEED + index
-        failures = syndromes.measure(crossover, dials.ldpc_blocks, kind=Decoder.SERIAL, seed=at)
-        tallies.append(Tally(f"802.11n LDPC, {Decoder.SERIAL}", crossover, 0, failures))
-        progress(index + 1, len(dials.serial_crossovers))
+        failures = syndromes.measure(crossover, dials.ldpc_blocks, kind=kind, seed=at)
+        tallies.append(Tally(f"802.11n LDPC, {kind}", crossover, 0, failures))
+        progress(done + 1, len(plan))
     return tallies, []
 
 

@@ -48,13 +48,21 @@ class Decoder(StrEnum):
     """All bits at once in each iteration ("flooding")."""
     SERIAL = "product-sum, serial"
     """Bit after bit, each from what the bits before it have learned: seldom stuck where flooding swings."""
+    RETRIED = "product-sum, serial, retried"
+    """Serial, and again through the bits in other orders for as long as no pattern has the syndrome. A decoder that
+    is stuck knows it, and another order seldom gets stuck on the same block."""
     MIN_SUM = "min-sum"
     """Scaled by 0.75."""
     OSD = "product-sum, OSD-0"
     """Ordered statistics after belief propagation that did not converge."""
 
 
-def _decoder(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iterations: int) -> Any:
+RETRIES: Final = 8
+"""Other orders that `Decoder.RETRIED` tries."""
+
+
+def _decoders(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iterations: int) -> list[Any]:
+    """To be tried one after another until one converges."""
     from ldpc.bp_decoder import BpDecoder  # this recipe alone needs it
     from ldpc.bposd_decoder import BpOsdDecoder
 
@@ -66,8 +74,16 @@ def _decoder(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iteration
         "ms_scaling_factor": 0.75,
     }
     if kind is Decoder.OSD:
-        return BpOsdDecoder(matrix, osd_method="OSD_0", osd_order=0, **options)
-    return BpDecoder(matrix, schedule="serial" if kind is Decoder.SERIAL else "parallel", **options)
+        return [BpOsdDecoder(matrix, osd_method="OSD_0", osd_order=0, **options)]
+    if kind not in (Decoder.SERIAL, Decoder.RETRIED):
+        return [BpDecoder(matrix, schedule="parallel", **options)]
+    generator = np.random.default_rng(0)
+    orders = [generator.permutation(matrix.shape[1]).tolist() for _ in range(RETRIES)]
+    orders = orders if kind is Decoder.RETRIED else []
+    return [
+        BpDecoder(matrix, schedule="serial", serial_schedule_order=order, **options)
+        for order in [None, *orders]
+    ]
 
 
 def measure(
@@ -84,13 +100,16 @@ def measure(
     `matrix` [k, n] uint8 is the 802.11n one unless given.
     """
     checks = parity_check_matrix() if matrix is None else matrix
-    decoder = _decoder(checks, kind, crossover, iterations)
+    decoders = _decoders(checks, kind, crossover, iterations)
     generator = np.random.default_rng(seed)
     failed = 0
     for _ in range(blocks):
         source = generator.integers(2, size=checks.shape[1], dtype=np.uint8)
         side = source ^ (generator.random(checks.shape[1]) < crossover).astype(np.uint8)
         message = checks @ source & 1
-        pattern = decoder.decode(message ^ (checks @ side & 1))
+        for decoder in decoders:
+            pattern = decoder.decode(message ^ (checks @ side & 1))
+            if decoder.converge:
+                break
         failed += not np.array_equal(side ^ pattern, source)
     return Failures(failed, blocks)
