@@ -15,11 +15,12 @@ from ndsc.codec.frames import encode_image
 from training.datasets.celeba import CelebaError, load_celeba
 from training.datasets.halves import digit_halves, halves, with_mirrored
 from training.datasets.views import Views, WindowSampler, stack_frames, to_signal
-from training.experiments.fixed_rate import Setup, run_folder, start, train
+from training.experiments.fixed_rate import CodeConfig, Setup, run_folder, start, train
 from training.experiments.seeds import estimate, paired
 from training.experiments.sources.__main__ import Run, summarise
 from training.experiments.sources.data import strips
 from training.paper.convolutional import FamilyConfig, Mode
+from training.paper.dense import DenseConfig
 from training.paper.scoring import score
 
 SETUP = Setup(
@@ -31,12 +32,17 @@ SETUP = Setup(
     window_px=16,
     unquantized_steps=2,
 )
-CONFIG = replace(SETUP.family, bits=2)
+DENSE = replace(SETUP, family=DenseConfig(positions=4, latent_dimension=4, hidden=8, residual=4, blocks=1))
 
 
 def pictures(count: int = 6, width: int = 24) -> Views:
     generator = torch.Generator().manual_seed(5)
     return halves(torch.randint(0, 256, (count, 3, 16, width), dtype=torch.uint8, generator=generator))
+
+
+CONFIG = SETUP.code(pictures(), 2)
+DENSE_CONFIG = DENSE.code(pictures(), 2)
+both_networks = pytest.mark.parametrize("config", [CONFIG, DENSE_CONFIG], ids=["convolutional", "dense"])
 
 
 def test_the_upper_half_is_the_source() -> None:
@@ -135,32 +141,34 @@ def test_what_is_not_celeba_is_named(tmp_path: Path) -> None:
         load_celeba(tmp_path)
 
 
-def test_codes_of_one_seed_compute_the_same_until_they_are_trained() -> None:
-    codes = [start(replace(CONFIG, mode=mode.value), 3) for mode in Mode]
+@both_networks
+def test_codes_of_one_seed_compute_the_same_until_they_are_trained(config: CodeConfig) -> None:
+    codes = [start(replace(config, mode=mode.value), 3) for mode in Mode]
     x, y = WindowSampler(pictures(), 4, 16, 0)(0)
     latents = [code.encode(x, y) for code in codes]
     assert all(torch.equal(other, latents[0]) for other in latents)
     outputs = {mode: code.decode(latents[0], y) for mode, code in zip(Mode, codes, strict=True)}
     assert torch.equal(outputs[Mode.JOINT], outputs[Mode.DISTRIBUTED])
     assert not torch.equal(outputs[Mode.SEPARATE], outputs[Mode.DISTRIBUTED])
-    assert not torch.equal(start(CONFIG, 4).encode(x, y), latents[0])
+    assert not torch.equal(start(config, 4).encode(x, y), latents[0])
 
 
-def test_a_code_starts_around_the_mean_of_its_pictures() -> None:
+@both_networks
+def test_a_code_starts_around_the_mean_of_its_pictures(config: CodeConfig) -> None:
     black, _ = halves(torch.zeros((1, 3, 16, 16), dtype=torch.uint8)).batch(
         torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 16
     )
-    dark, grey = (start(CONFIG, 0, mean)(black, black, quantize=False).output.mean() for mean in (-0.4, 0.0))
+    dark, grey = (start(config, 0, mean)(black, black, quantize=False).output.mean() for mean in (-0.4, 0.0))
     assert dark < -0.3 < grey
 
 
-def test_training_lets_the_joint_encoder_see_y(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setup", [SETUP, DENSE], ids=["convolutional", "dense"])
+def test_training_lets_the_joint_encoder_see_y(tmp_path: Path, setup: Setup) -> None:
     views = pictures()
     x, y = WindowSampler(views, 4, 16, 0)(0)
     for mode in Mode:
-        model = train(
-            SETUP, views, views.windows(16), replace(CONFIG, mode=mode.value), 0, tmp_path / mode
-        ).model
+        code = setup.code(views, 2, mode)
+        model = train(setup, views, views.windows(16), code, 0, tmp_path / mode).model
         assert torch.equal(model.encode(x, y), model.encode(x, -y)) is (mode is not Mode.JOINT)
 
 
@@ -176,6 +184,7 @@ def test_a_score_is_the_distortion_of_the_measured_part_and_counts_the_bits() ->
     assert scored.mse == pytest.approx(np.mean(errors), rel=1e-5)
     assert scored.psnr_db == pytest.approx(np.mean([-10 * math.log10(e) for e in errors]), rel=1e-5)
     assert scored.bits == 2 * (8 // 4) * (16 // 4)
+    assert score(start(DENSE_CONFIG, 0).eval(), views).bits == 2 * 4
 
 
 def test_a_wrong_view_changes_what_sees_it_and_nothing_else() -> None:

@@ -32,6 +32,11 @@ class Views:
         return int(self.pictures[0].shape[3])
 
     @property
+    def height(self) -> int:
+        """Rows of every view."""
+        return int(self.pictures[0].shape[2])
+
+    @property
     def source_channels(self) -> int:
         """Channels of x."""
         return int(self.pictures[0].shape[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,22 +12,25 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 
 from training.config import JsonConfig
 from training.datasets.views import Views, WindowSampler
 from training.experiments.recipe import RecipeError
 from training.paper.convolutional import ConvolutionalVQVAE, FamilyConfig, Mode
+from training.paper.dense import DenseConfig, DensePictureVQVAE
 from training.paper.fitting import FitConfig, fit, mean_squared_error
 from training.paper.scoring import Score, score
+
+CodeConfig = FamilyConfig | DenseConfig
+PictureCode = ConvolutionalVQVAE | DensePictureVQVAE
 
 
 @dataclass(frozen=True)
 class Setup(JsonConfig):
     """What all codes of one comparison share."""
 
-    family: FamilyConfig
-    """Widths and depth; bits, mode and channels of the pictures are filled in for each code."""
+    family: CodeConfig
+    """Widths and depth; bits, mode and sizes of the pictures are filled in by `code`."""
     bits: tuple[int, ...]
     """Bits of one index, one code for each."""
     seeds: int
@@ -47,6 +49,23 @@ class Setup(JsonConfig):
         if self.seeds < 2:
             raise RecipeError("bars need at least two seeds")
 
+    def code(self, views: Views, bits: int, mode: Mode = Mode.DISTRIBUTED) -> CodeConfig:
+        """The code of one codebook and mode for windows of `views`."""
+        common = replace(self.family, bits=bits, mode=mode.value)
+        if isinstance(common, DenseConfig):
+            return replace(common, length=views.source_channels * views.height * self.window_px)
+        return replace(common, source_channels=views.source_channels, side_channels=views.side_channels)
+
+    def scaled(self, width: float, layers: int | None) -> Setup:
+        """The same with all widths of the networks times this, and with `layers` residual layers if given."""
+        family = self.family
+        if isinstance(family, DenseConfig):
+            hidden, residual = round(family.hidden * width), round(family.residual * width)
+            blocks = family.blocks if layers is None else layers
+            return replace(self, family=replace(family, hidden=hidden, residual=residual, blocks=blocks))
+        depth = family.residual_layers if layers is None else layers
+        return replace(self, family=family.scaled(width, depth))
+
     def fit_config(self, seed: int) -> FitConfig:
         """The training run of one seed."""
         return FitConfig(
@@ -62,13 +81,13 @@ class Setup(JsonConfig):
 class Trained:
     """One code after training, and how it did."""
 
-    model: ConvolutionalVQVAE
+    model: PictureCode
     score: Score
     seconds: float
     """Of training."""
 
 
-def start(config: FamilyConfig, seed: int, mean: float = 0.0) -> ConvolutionalVQVAE:
+def start(config: CodeConfig, seed: int, mean: float = 0.0) -> PictureCode:
     """An untrained code; those of one seed compute the same in all modes.
 
     The output starts around `mean`, that of x in [-0.5, 0.5]: digits are nearly black, and from grey a code
@@ -78,23 +97,25 @@ def start(config: FamilyConfig, seed: int, mean: float = 0.0) -> ConvolutionalVQ
     step and the codebook is spent on what the decoder knows: a short training does not get over it.
     """
     torch.manual_seed(seed)
-    model = ConvolutionalVQVAE(replace(config, mode=Mode.DISTRIBUTED.value))
-    assert model.decoder.head.bias is not None
-    nn.init.constant_(model.decoder.head.bias, math.log((0.5 + mean) / (0.5 - mean)))
+    model = _untrained(replace(config, mode=Mode.DISTRIBUTED.value))
+    model.start_around(mean)
     if config.mode == Mode.DISTRIBUTED:
         return model
-    other = ConvolutionalVQVAE(config)
+    other = _untrained(config)
     other.load_state_dict(model.state_dict(), strict=False)
-    if other.encoder.side is not None:
-        nn.init.zeros_(other.encoder.side.weight)
+    other.start_blind()
     return other
+
+
+def _untrained(config: CodeConfig) -> PictureCode:
+    return DensePictureVQVAE(config) if isinstance(config, DenseConfig) else ConvolutionalVQVAE(config)
 
 
 def train(
     setup: Setup,
     train_views: Views,
     test_views: Views,
-    config: FamilyConfig,
+    config: CodeConfig,
     seed: int,
     directory: Path,
     advance: Callable[[int], None] = lambda steps: None,

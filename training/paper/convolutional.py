@@ -262,6 +262,16 @@ class ConvolutionalVQVAE(nn.Module):
         output: Tensor = self.decoder(latents, features)
         return output
 
+    def start_around(self, mean: float) -> None:
+        """Let an untrained code put out about `mean`, between -0.5 and 0.5."""
+        assert self.decoder.head.bias is not None
+        nn.init.constant_(self.decoder.head.bias, math.log((0.5 + mean) / (0.5 - mean)))
+
+    def start_blind(self) -> None:
+        """Let an untrained joint encoder not see y yet."""
+        if self.encoder.side is not None:
+            nn.init.zeros_(self.encoder.side.weight)
+
     def forward(
         self, source: Tensor, side: Tensor, *, quantize: bool = True, generator: torch.Generator | None = None
     ) -> Coded:

@@ -1,4 +1,4 @@
-"""The paper's fully connected conditional VQ-VAE: for the binary source and for gradients.
+"""The paper's fully connected conditional VQ-VAE: for the binary source, for gradients, for small pictures.
 
     x ── Encoder ── positions x dimension ── codebook ── indices ─┐
     (y, joint mode only)                                          ├─ Decoder ── x̂
@@ -10,6 +10,7 @@ has `blocks` of them and the decoder sees one vector, the latents' features besi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -112,9 +113,35 @@ class DenseVQVAE(nn.Module):
         output: Tensor = self.decoder_head(self.decoder_body(features))
         return output
 
+    def start_around(self, mean: float) -> None:
+        """Let an untrained code put out about `mean`."""
+        nn.init.constant_(self.decoder_head.bias, mean)
+
+    def start_blind(self) -> None:
+        """Let an untrained joint encoder not see y yet."""
+        if self.side is not None:
+            nn.init.zeros_(self.side.weight)
+            nn.init.zeros_(self.side.bias)
+
     def forward(
         self, source: Tensor, side: Tensor, *, quantize: bool = True, generator: torch.Generator | None = None
     ) -> Coded:
         """Code and decode. With a `generator` (training) the codebook takes one EMA step."""
         quantized = quantize_one_stage(self.quantizer, self.encode(source, side), quantize, generator)
         return Coded(self.decode(quantized.latents, side), quantized)
+
+
+class DensePictureVQVAE(DenseVQVAE):
+    """`DenseVQVAE` of pictures [B, C, H, W] in [-0.5, 0.5], whose pixels are the vector."""
+
+    def encode(self, source: Tensor, side: Tensor) -> Tensor:
+        """Latents [B, D, 1, positions] of x; y counts in joint mode alone."""
+        return super().encode(source.flatten(1), side.flatten(1))
+
+    def decode(self, latents: Tensor, side: Tensor) -> Tensor:
+        """x̂ of the shape of y: a sigmoid less 0.5, as in `ConvolutionalVQVAE`."""
+        return torch.sigmoid(super().decode(latents, side.flatten(1)).view_as(side)) - 0.5
+
+    def start_around(self, mean: float) -> None:
+        """Let an untrained code put out about `mean`, between -0.5 and 0.5."""
+        super().start_around(math.log((0.5 + mean) / (0.5 - mean)))

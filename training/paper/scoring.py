@@ -9,6 +9,7 @@ from torch import Tensor
 
 from training.datasets.views import Views
 from training.paper.convolutional import ConvolutionalVQVAE
+from training.paper.dense import DensePictureVQVAE
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ def per_picture_mse(output: Tensor, source: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score(model: ConvolutionalVQVAE, views: Views, *, wrong_side_view: int | None = None) -> Score:
+def score(
+    model: ConvolutionalVQVAE | DensePictureVQVAE, views: Views, *, wrong_side_view: int | None = None
+) -> Score:
     """Code every sample of `views`, which are windows already, and measure x̂ against x.
 
     Args:

@@ -49,8 +49,8 @@ class Decoder(StrEnum):
     SERIAL = "product-sum, serial"
     """Bit after bit, each from what the bits before it have learned: seldom stuck where flooding swings."""
     RETRIED = "product-sum, serial, retried"
-    """Serial, and again through the bits in other orders for as long as no pattern has the syndrome. A decoder that
-    is stuck knows it, and another order seldom gets stuck on the same block."""
+    """Serial, and again through the bits in other orders until a pattern has the syndrome. A decoder that is stuck
+    knows it, and another order seldom gets stuck on the same block."""
     MIN_SUM = "min-sum"
     """Scaled by 0.75."""
     OSD = "product-sum, OSD-0"

@@ -25,9 +25,9 @@ ARRANGEMENTS: Final[dict[str, tuple[Arrangement, ...]]] = {
     "stereo": ((), ("colour",), ("grey",), ("half size",), ("edges",), ("half size", "edges")),
     "drive": ((), ("right",), ("earlier",), ("right", "earlier"), ("right", "unrelated")),
 }
+FAMILY: Final = FamilyConfig((8, 16, 32, 64), 16, 1, latent_dimension=32)
 SETUP: Final = Setup(
-    FamilyConfig((8, 16, 32, 64), 16, 1, latent_dimension=32),
-    (4,), seeds=3, steps=600, batch_size=8, window_px=96, learning_rate=1.5e-3,
+    FAMILY, (4,), seeds=3, steps=600, batch_size=8, window_px=96, learning_rate=1.5e-3,
 )  # fmt: skip
 SMOKE: Final = replace(SETUP, seeds=2, steps=16, batch_size=4, window_px=64, unquantized_steps=8)
 TEST_WINDOW_PX: Final = 96
@@ -58,9 +58,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Windows of one step.")] = SETUP.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = SETUP.learning_rate,
     width: Annotated[float, typer.Option(help="All channel counts times this.")] = 1.0,
-    layers: Annotated[
-        int, typer.Option(help="Residual layers at each resolution.")
-    ] = SETUP.family.residual_layers,
+    layers: Annotated[int, typer.Option(help="Residual layers at each resolution.")] = FAMILY.residual_layers,
     split: Annotated[str, typer.Option(help="test, or val to choose settings.")] = "test",
     output: Annotated[Path, typer.Option(help="Folder of runs and results; finished runs are kept.")] = Path(
         "runs/multiview"
@@ -78,7 +76,7 @@ def main(
     if not smoke:
         setup = replace(
             SETUP,
-            family=SETUP.family.scaled(width, layers),
+            family=FAMILY.scaled(width, layers),
             bits=(bits,),
             seeds=seeds,
             steps=steps,
@@ -132,12 +130,8 @@ def compare(name: str, setup: Setup, scenes: Scenes, output: Path) -> list[Run]:
             # Without side views the network stays that of one view, which is a constant picture.
             shown = arrangement or ARRANGEMENTS[name][1]
             train_views, test_views = select(scenes.train, shown), select(scenes.test, shown)
-            config = replace(
-                setup.family,
-                bits=setup.bits[0],
-                mode=(Mode.DISTRIBUTED if arrangement else Mode.SEPARATE).value,
-                side_channels=train_views.side_channels,
-            )
+            mode = Mode.DISTRIBUTED if arrangement else Mode.SEPARATE
+            config = setup.code(train_views, setup.bits[0], mode)
             code = f"{'+'.join(arrangement) or 'none'}-{setup.bits[0]}bit-{seed}"
             trained = train(
                 setup, train_views, test_views, config, seed, folder / code.replace(" ", "-"),

@@ -75,7 +75,7 @@ def main(
         "learning_rate": learning_rate,
     }
     given = {name: value for name, value in dials.items() if value is not None}
-    setups = {name: _scaled(replace(SETUPS[name], **given), width, layers) for name in names}  # type: ignore[arg-type]
+    setups = {name: replace(SETUPS[name], **given).scaled(width, layers) for name in names}  # type: ignore[arg-type]
     results = recipe.Results(
         "sources",
         {name: setup.to_dict() for name, setup in setups.items()} | {"split": split},
@@ -114,15 +114,8 @@ def compare(name: str, setup: Setup, splits: Splits, output: Path) -> list[Run]:
     with progress_bar(len(codes) * setup.steps) as advance:
         for bits, mode, seed in codes:
             code = f"{bits}bit-{mode}-{seed}"
-            config = replace(
-                setup.family,
-                bits=bits,
-                mode=mode.value,
-                source_channels=splits.train.source_channels,
-                side_channels=splits.train.side_channels,
-            )
             trained = train(
-                setup, splits.train, splits.test, config, seed, folder / code,
+                setup, splits.train, splits.test, setup.code(splits.train, bits, mode), seed, folder / code,
                 lambda done, code=code: advance(code, done),  # type: ignore[misc]
             )  # fmt: skip
             got = trained.score
@@ -161,11 +154,6 @@ def summarise(runs: Sequence[Run]) -> list[recipe.Row]:
                 }
             )
     return rows
-
-
-def _scaled(setup: Setup, width: float, layers: int | None) -> Setup:
-    family = setup.family
-    return replace(setup, family=family.scaled(width, family.residual_layers if layers is None else layers))
 
 
 def _check(rows: Sequence[recipe.Row]) -> None:
