@@ -17,9 +17,8 @@ from training.plotting import COLOURS, PUBLISHED, new_figure, save_figure
 from training.published import load_published
 
 LDPC: Final = "802.11n LDPC, product-sum"
-SERIAL: Final = "802.11n LDPC, product-sum, serial"
-RETRIED: Final = "802.11n LDPC, product-sum, serial, retried"
-BASELINES: Final = LDPC, SERIAL, RETRIED
+GUESSING: Final = "802.11n LDPC, product-sum, serial, guessing"
+BASELINES: Final = LDPC, GUESSING
 
 _PAPER: Final = {
     **dict.fromkeys(BASELINES, "LDPC syndromes"),
@@ -112,7 +111,7 @@ def draw_rates(rows: Sequence[Row], long_piece_bits: int, piece_bits: int, outpu
             "D",
         ),
         (LDPC, "802.11n LDPC, flooding", COLOURS[0], "^"),
-        (RETRIED, "802.11n LDPC, serial, retried", COLOURS[0], "P"),
+        (GUESSING, "802.11n LDPC, serial, guessing", COLOURS[0], "P"),
     ]
     for code, label, colour, marker in ours:
         mine = sorted((row for row in rows if row["code"] == code), key=lambda row: _number(row, "p"))

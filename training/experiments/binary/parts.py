@@ -38,7 +38,7 @@ class Dials(JsonConfig):
         *(0.012, 0.014, 0.016, 0.018, 0.020, 0.0215, 0.025, 0.030),
     )
     ldpc_blocks: int = 20_000
-    serial_crossovers: tuple[float, ...] = (0.0006, 0.003, 0.006, 0.010, 0.0102, 0.014, 0.020)
+    guessing_crossovers: tuple[float, ...] = (0.0006, 0.003, 0.006, 0.010, 0.0102, 0.014, 0.020)
     other_decoder_crossovers: tuple[float, ...] = (0.014, 0.018, 0.020)
     code_crossovers: tuple[float, ...] = (0.0006, 0.003, 0.006, 0.0102, 0.014, 0.020)
     code_blocks: int = 10_000
@@ -64,7 +64,7 @@ class Dials(JsonConfig):
 SMOKE: Final = Dials(
     ldpc_crossovers=(0.003, 0.010, 0.030),
     ldpc_blocks=100,
-    serial_crossovers=(0.003, 0.010, 0.020),
+    guessing_crossovers=(0.003, 0.010, 0.020),
     other_decoder_crossovers=(0.020,),
     code_crossovers=(0.003, 0.0102),
     code_blocks=200,
@@ -158,21 +158,16 @@ def ldpc(
     return tallies, []
 
 
-def ldpc_serial(
+def ldpc_guessing(
     dials: Dials, device: torch.device, directory: Path, progress: Progress
 ) -> tuple[list[Tally], list[str]]:
-    """The serial schedule, once and retried, on the same blocks, which are others than those of `ldpc`."""
-    plan = [
-        (kind, index, crossover)
-        for kind in (Decoder.SERIAL, Decoder.RETRIED)
-        for index, crossover in enumerate(dials.serial_crossovers)
-    ]
+    """The baseline without flooding's floor, on blocks of its own."""
     tallies = []
-    for done, (kind, index, crossover) in enumerate(plan):
-        at = 2 * EVALUATION_SEED + index
-        failures = syndromes.measure(crossover, dials.ldpc_blocks, kind=kind, seed=at)
-        tallies.append(Tally(f"802.11n LDPC, {kind}", crossover, 0, failures))
-        progress(done + 1, len(plan))
+    for index, crossover in enumerate(dials.guessing_crossovers):
+        at = 3 * EVALUATION_SEED + index
+        failures = syndromes.measure(crossover, dials.ldpc_blocks, kind=Decoder.GUESSING, seed=at)
+        tallies.append(Tally(f"802.11n LDPC, {Decoder.GUESSING}", crossover, 0, failures))
+        progress(index + 1, len(dials.guessing_crossovers))
     return tallies, []
 
 
@@ -314,7 +309,7 @@ def plan(dials: Dials) -> dict[str, tuple[Make, Any]]:
     pieces = codes | pick("phase", "seeds")
     return {
         "ldpc": (ldpc, pick("ldpc", "other_decoder")),
-        "ldpc-serial": (ldpc_serial, pick("ldpc", "serial")),
+        "ldpc-guessing": (ldpc_guessing, pick("ldpc", "guessing")),
         "joint": (paper(Mode.JOINT, Output.MIXED), networks),
         "distributed": (paper(Mode.DISTRIBUTED, Output.MIXED), networks),
         "joint-logits": (paper(Mode.JOINT, Output.LOGITS), networks),

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from training.experiments.binary.blocks import Failures
@@ -46,23 +47,23 @@ class Decoder(StrEnum):
 
     PRODUCT_SUM = "product-sum"
     """All bits at once in each iteration ("flooding")."""
-    SERIAL = "product-sum, serial"
-    """Bit after bit, each from what the bits before it have learned: seldom stuck where flooding swings."""
-    RETRIED = "product-sum, serial, retried"
-    """Serial, and again through the bits in other orders until a pattern has the syndrome. A decoder that is stuck
-    knows it, and another order seldom gets stuck on the same block."""
+    GUESSING = "product-sum, serial, guessing"
+    """Bit after bit, each from what the bits before it have learned: seldom stuck where flooding swings. A decoder
+    that is stuck knows it; then the bits that it is least sure of are taken to be errors, one at a time, until a
+    pattern has the syndrome."""
     MIN_SUM = "min-sum"
     """Scaled by 0.75."""
     OSD = "product-sum, OSD-0"
     """Ordered statistics after belief propagation that did not converge."""
 
 
-RETRIES: Final = 8
-"""Other orders that `Decoder.RETRIED` tries."""
+GUESSES: Final = 40
+"""Bits that `Decoder.GUESSING` tries."""
+_SURE: Final = 0.999
+"""Probability of an error in a guessed bit."""
 
 
-def _decoders(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iterations: int) -> list[Any]:
-    """To be tried one after another until one converges."""
+def _decoder(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iterations: int) -> Any:
     from ldpc.bp_decoder import BpDecoder  # this recipe alone needs it
     from ldpc.bposd_decoder import BpOsdDecoder
 
@@ -74,16 +75,23 @@ def _decoders(matrix: csr_matrix[Any], kind: Decoder, crossover: float, iteratio
         "ms_scaling_factor": 0.75,
     }
     if kind is Decoder.OSD:
-        return [BpOsdDecoder(matrix, osd_method="OSD_0", osd_order=0, **options)]
-    if kind not in (Decoder.SERIAL, Decoder.RETRIED):
-        return [BpDecoder(matrix, schedule="parallel", **options)]
-    generator = np.random.default_rng(0)
-    orders = [generator.permutation(matrix.shape[1]).tolist() for _ in range(RETRIES)]
-    orders = orders if kind is Decoder.RETRIED else []
-    return [
-        BpDecoder(matrix, schedule="serial", serial_schedule_order=order, **options)
-        for order in [None, *orders]
-    ]
+        return BpOsdDecoder(matrix, osd_method="OSD_0", osd_order=0, **options)
+    return BpDecoder(matrix, schedule="serial" if kind is Decoder.GUESSING else "parallel", **options)
+
+
+def _guess(decoder: Any, syndrome: NDArray[np.uint8], crossover: float) -> NDArray[np.uint8]:
+    """A pattern after `decoder` was stuck on `syndrome`: the first guess that converges, or the last one's."""
+    pattern: NDArray[np.uint8] = decoder.decoding
+    least_sure = np.argsort(np.abs(decoder.log_prob_ratios))[:GUESSES]
+    for bit in least_sure:
+        probabilities = np.full(len(pattern), crossover)
+        probabilities[bit] = _SURE
+        decoder.update_channel_probs(probabilities)
+        pattern = decoder.decode(syndrome)
+        if decoder.converge:
+            break
+    decoder.update_channel_probs(np.full(len(pattern), crossover))
+    return pattern
 
 
 def measure(
@@ -100,16 +108,16 @@ def measure(
     `matrix` [k, n] uint8 is the 802.11n one unless given.
     """
     checks = parity_check_matrix() if matrix is None else matrix
-    decoders = _decoders(checks, kind, crossover, iterations)
+    decoder = _decoder(checks, kind, crossover, iterations)
     generator = np.random.default_rng(seed)
     failed = 0
     for _ in range(blocks):
         source = generator.integers(2, size=checks.shape[1], dtype=np.uint8)
         side = source ^ (generator.random(checks.shape[1]) < crossover).astype(np.uint8)
         message = checks @ source & 1
-        for decoder in decoders:
-            pattern = decoder.decode(message ^ (checks @ side & 1))
-            if decoder.converge:
-                break
+        syndrome = message ^ (checks @ side & 1)
+        pattern = decoder.decode(syndrome)
+        if kind is Decoder.GUESSING and not decoder.converge:
+            pattern = _guess(decoder, syndrome, crossover)
         failed += not np.array_equal(side ^ pattern, source)
     return Failures(failed, blocks)
