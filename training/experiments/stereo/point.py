@@ -111,8 +111,9 @@ def run_point(
     if measured:
         return measured
     torch.manual_seed(config.seed)
+    model = ConvolutionalVQVAE(point.network(config)).to(device)
     # A fifth less time on a CPU (measured: 0.57 against 0.47 s a step of 8x, 1.09 against 0.87 of 4x).
-    model = ConvolutionalVQVAE(point.network(config)).to(device, memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def distortion(output: Tensor, source: Tensor) -> Tensor:
         return config.distortion_weight * mean_squared_error(output, source)
