@@ -133,6 +133,8 @@ def train(
     """
     mean = float(train_views.pictures[0].float().mean()) / 255 - 0.5
     model = start(config, seed, mean).to(train_views.pictures[0].device)
+    # A fifth less time for convolutions on a CPU (measured).
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sampler = WindowSampler(train_views, setup.batch_size, setup.window_px, seed)
     fitted = fit(
         model,

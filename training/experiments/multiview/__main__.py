@@ -27,7 +27,7 @@ ARRANGEMENTS: Final[dict[str, tuple[Arrangement, ...]]] = {
 }
 FAMILY: Final = FamilyConfig((8, 16, 32, 64), 16, 1, latent_dimension=32)
 SETUP: Final = Setup(
-    FAMILY, (4,), seeds=3, steps=600, batch_size=8, window_px=96, learning_rate=1.5e-3,
+    FAMILY, (4,), seeds=3, steps=400, batch_size=8, window_px=96, learning_rate=1.5e-3,
 )  # fmt: skip
 SMOKE: Final = replace(SETUP, seeds=2, steps=16, batch_size=4, window_px=64, unquantized_steps=8)
 TEST_WINDOW_PX: Final = 96
