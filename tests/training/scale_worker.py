@@ -12,6 +12,8 @@ from torch import Tensor
 
 from training.config import ModelConfig, TrainConfig
 from training.data import TrainingData, render_drives
+from training.paper.convolutional import ConvolutionalVQVAE, FamilyConfig
+from training.paper.fitting import FitConfig, fit
 from training.ranks import Ranks
 from training.train import Run, train
 
@@ -59,8 +61,24 @@ def run_with_deaths(ranks: Ranks) -> tuple[list[float], list[Tensor], Run]:
     return losses, replaced, run
 
 
+def paper_code(ranks: Ranks) -> tuple[tuple[float, ...], ConvolutionalVQVAE]:
+    """Losses and weights of a small code of the paper after its steps."""
+    torch.manual_seed(0)
+    model = ConvolutionalVQVAE(FamilyConfig((8, 8, 8), 8, 1, bits=3, latent_dimension=4))
+
+    def sample(step: int) -> tuple[Tensor, Tensor]:
+        both = torch.rand(2, 4, 3, 16, 32, generator=torch.Generator().manual_seed(step)) - 0.5
+        return both[0], both[1]
+
+    config = FitConfig(steps=12, unquantized_steps=3, learning_rate=1e-3)
+    return fit(model, sample, config, ranks=ranks).losses, model
+
+
 def main(output: Path) -> None:
     ranks = Ranks.join("cpu")
+    of_code, model = paper_code(ranks)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, output / f"paper-{ranks.rank}.safetensors", {"losses": json.dumps(of_code)})
     losses, replaced, run = run_with_deaths(ranks)
     tensors = {f"replaced.{s}": vector for s, vector in enumerate(replaced)}
     tensors |= {name: value.contiguous() for name, value in run.model.state_dict().items()}

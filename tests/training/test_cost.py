@@ -13,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from training.experiments.cost.__main__ import check
-from training.experiments.cost.counting import count_module, count_onnx, count_parameters
-from training.experiments.cost.published import (
+from training.experiments.cost.architectures import (
     DsinDecoder,
     Gdn,
     ReferencePrior,
@@ -22,6 +21,7 @@ from training.experiments.cost.published import (
     neural_dsc,
     published_systems,
 )
+from training.experiments.cost.counting import count_module, count_onnx, count_parameters
 from training.experiments.cost.systems import Codec, measure, prepared
 from training.experiments.recipe import RecipeError
 

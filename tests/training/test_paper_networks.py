@@ -143,11 +143,23 @@ def test_a_finished_run_is_loaded_and_not_done_again(tmp_path: Path) -> None:
         assert torch.equal(value, second.state_dict()[name]), name
 
 
+def test_bfloat16_trains_too_and_is_not_float32() -> None:
+    config = FitConfig(steps=60, learning_rate=1e-2, unquantized_steps=20)
+    losses = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        losses.append(fit(DenseVQVAE(DENSE), vectors, config, precision=precision).losses)
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
 def test_another_run_s_folder_is_refused(tmp_path: Path) -> None:
     config = FitConfig(steps=6, unquantized_steps=2)
     fit(DenseVQVAE(DENSE), vectors, config, directory=tmp_path)
     with pytest.raises(CheckpointError, match="other settings"):
         fit(DenseVQVAE(DENSE), vectors, replace(config, steps=7), directory=tmp_path)
+    with pytest.raises(CheckpointError, match="other settings"):
+        fit(DenseVQVAE(DENSE), vectors, config, directory=tmp_path, made_with={"data": "others"})
     (tmp_path / "run.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(CheckpointError, match="not a run"):
         fit(DenseVQVAE(DENSE), vectors, config, directory=tmp_path)

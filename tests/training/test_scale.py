@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.training.scale_worker import CONFIG, MODEL, run_with_deaths, small_data
+from tests.training.scale_worker import CONFIG, MODEL, paper_code, run_with_deaths, small_data
 from training.checkpoint import Checkpoint
 from training.config import TrainConfig
 from training.data import TrainingData, render_drives
@@ -90,6 +90,16 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         # A key's bias shifts all scores of a softmax alike: its gradient is rounding noise, scaled up by Adam.
         if not name.endswith("attention.key.bias"):
             torch.testing.assert_close(first[name], value, rtol=SUM_ORDER, atol=1e-6)
+
+    # The paper's codes, through their own loop.
+    files = [tmp_path / f"paper-{rank}.safetensors" for rank in (0, 1)]
+    first, second = (load_file(file) for file in files)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    of_code, model = paper_code(Ranks())
+    with safe_open(files[0], "pt") as file:
+        assert json.loads(file.metadata()["losses"]) == pytest.approx(of_code, rel=SUM_ORDER)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.timeout(240)

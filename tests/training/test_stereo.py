@@ -123,10 +123,7 @@ def test_the_paper_s_points_are_its_nine_models_and_eight_have_published_figures
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_paper_preset_is_the_paper_s_network(family: str) -> None:
-    layers = FAMILIES[family].residual_layers
-    assert Point(family, 3).network(replace(PRESETS["paper"], layers=layers)) == replace(
-        FAMILIES[family], bits=3
-    )
+    assert Point(family, 3).network(PRESETS["paper"]) == replace(FAMILIES[family], bits=3)
 
 
 def test_the_paper_preset_s_prior_sees_the_whole_grid() -> None:
@@ -154,6 +151,7 @@ def test_fixed_length_is_the_bits_of_the_indices(bits: int) -> None:
 def test_a_point_is_trained_measured_and_not_done_again(tmp_path: Path) -> None:
     point, sets = Point("8x", 2), data()
     measured = run_point(point, TINY, sets, tmp_path, CPU, silent)
+    assert measured is not None
     assert len(measured.images) == 4
     assert all(image.fixed_bytes == 16 * 32 * 2 // 8 for image in measured.images)
     assert all(image.prior_counted_bits <= 8 * image.prior_bytes + 2 for image in measured.images)
@@ -174,3 +172,6 @@ def test_other_settings_do_not_take_over_a_finished_point(tmp_path: Path) -> Non
     run_point(Point("8x", 1), TINY, data(), tmp_path, CPU, silent)
     with pytest.raises(CheckpointError, match="other settings"):
         run_point(Point("8x", 1), replace(TINY, seed=1), data(), tmp_path, CPU, silent)
+    (tmp_path / "measured.json").unlink()  # as of a point that was stopped before it was measured
+    with pytest.raises(CheckpointError, match="other settings"):
+        run_point(Point("8x", 1), replace(TINY, published_flips=True), data(), tmp_path, CPU, silent)

@@ -99,6 +99,11 @@ def to_signal(picture: Tensor) -> Tensor:
     return picture.float() / 255 - 0.5
 
 
+def stack(frames: Sequence[Frame]) -> Tensor:
+    """Frames uint8 [H, W, 3] of one size → uint8 [N, 3, H, W]."""
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+
+
 def stack_frames(frames: Sequence[Frame], height: int) -> Tensor:
     """Frames resized to `height` rows at their own aspect, the right edge cut to the narrowest.
 
@@ -109,5 +114,4 @@ def stack_frames(frames: Sequence[Frame], height: int) -> Tensor:
         width = round(frame.shape[1] * height / frame.shape[0])
         resized.append(np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)))
     narrowest = min(frame.shape[1] for frame in resized)
-    stacked = torch.from_numpy(np.stack([frame[:, :narrowest] for frame in resized]))
-    return stacked.permute(0, 3, 1, 2).contiguous()
+    return stack([frame[:, :narrowest] for frame in resized])

@@ -88,7 +88,7 @@ class Trained:
 
 
 def start(config: CodeConfig, seed: int, mean: float = 0.0) -> PictureCode:
-    """An untrained code; those of one seed compute the same in all modes.
+    """An untrained code; those of one seed start from the same weights, joint and distributed compute the same.
 
     The output starts around `mean`, that of x in [-0.5, 0.5]: digits are nearly black, and from grey a code
     may rush to where the sigmoid has no slope, and stay there.

@@ -6,6 +6,7 @@ import csv
 import datetime
 import json
 import math
+import os
 import platform
 import shlex
 import sys
@@ -142,7 +143,12 @@ def use_threads(threads: int) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a `--device` option. Raises RecipeError when it asks for CUDA and there is none."""
+    """The device of a `--device` option, for recipes of one process.
+
+    Raises RecipeError when it asks for CUDA and there is none, or when torchrun has started several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError("this recipe runs in one process: start it without torchrun")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError("this torch finds no CUDA device: give --device cpu, or install a CUDA build")
     return torch.device(name)

@@ -8,21 +8,27 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ndsc.codec.errors import NdscError
 from training.checkpoint import CheckpointError, optimizer_tensors, restore_optimizer
-from training.config import JsonConfig
+from training.config import JsonConfig, Precision
 from training.paper.convolutional import Coded
 from training.quantizer import ResidualQuantizer
+from training.ranks import Ranks
+
+NOTHING_ELSE: Final[Mapping[str, Any]] = MappingProxyType({})
+ONE_PROCESS: Final = Ranks()
 
 
 class FitError(NdscError):
@@ -82,7 +88,7 @@ class Fitted:
 
     steps: int
     seconds: float
-    """Time in training steps, over all sessions of a resumed run."""
+    """Time of the loop, making batches and checkpoints included, over all sessions of a resumed run."""
     losses: tuple[float, ...]
     """Mean distortion of each hundredth of the run."""
 
@@ -94,6 +100,9 @@ def fit(
     *,
     distortion: Distortion = mean_squared_error,
     directory: Path | None = None,
+    made_with: Mapping[str, Any] = NOTHING_ELSE,
+    ranks: Ranks = ONE_PROCESS,
+    precision: Precision = "fp32",
     progress: Callable[[int, int], None] = lambda done, total: None,
     save_seconds: float = 60.0,
 ) -> Fitted:
@@ -101,19 +110,24 @@ def fit(
 
     Args:
         model: a `ConvolutionalVQVAE` or `DenseVQVAE`, on the device it is to be trained on.
-        sample: the batches.
+        sample: the batches, whole ones on every rank.
         config: the dials.
         distortion: what is minimised beside the commitment loss.
         directory: where the run is kept; a finished run there is loaded and not done again, an unfinished one goes
             on. None keeps nothing.
+        made_with: what else decides the run (data, batch size, loss): JSON values, kept with it. A run in
+            `directory` that was made with something else is not taken.
+        ranks: the processes that share each batch; all end with the same weights, and the first one keeps the run.
+        precision: what the networks compute in.
         progress: called as progress(steps done, steps).
         save_seconds: between checkpoints.
 
     Raises:
         CheckpointError: `directory` holds a run with other settings.
         FitError: the loss is no longer finite.
+        RanksError: `ranks` cannot share a batch of this size.
     """
-    run = _Run(model, config)
+    run = _Run(model, config, made_with, ranks, precision)
     if directory is not None:
         run.restore(directory)
     if run.step == 0 and config.published_codebook:
@@ -121,9 +135,11 @@ def fit(
     model.train()
     saved = time.monotonic()
     while run.step < config.steps:
+        started = time.perf_counter()
         if run.step == config.unquantized_steps and not config.published_codebook:
             run.start_from_kmeans(sample)
         run.train_step(*sample(run.step), distortion)
+        run.seconds += time.perf_counter() - started
         progress(run.step, config.steps)
         if directory is not None and (time.monotonic() - saved > save_seconds or run.step == config.steps):
             run.save(directory)
@@ -133,9 +149,20 @@ def fit(
 
 
 class _Run:
-    def __init__(self, model: nn.Module, config: FitConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(
+        self,
+        model: nn.Module,
+        config: FitConfig,
+        made_with: Mapping[str, Any],
+        ranks: Ranks,
+        precision: Precision,
+    ) -> None:
+        self.model, self.config, self.ranks, self.precision = model, config, ranks, precision
+        # Through JSON, which knows lists only, so that it compares equal to itself read back.
+        self.made_with = json.loads(json.dumps(dict(made_with)))
         self.code: Code = model  # type: ignore[assignment]
+        self.code.quantizer.share(ranks)
+        self.network = DistributedDataParallel(model) if ranks.count > 1 else model
         self.codebook = self.code.quantizer.codebooks[0]
         self.codebook.decay = config.codebook_decay
         if config.published_codebook:
@@ -173,12 +200,15 @@ class _Run:
         return config.learning_rate * warm * (0.5 * (1 + math.cos(math.pi * done)) if config.cosine else 1.0)
 
     def train_step(self, source: Tensor, side: Tensor, distortion: Distortion) -> None:
-        started, config = time.perf_counter(), self.config
+        config = self.config
+        mine = self.ranks.share(len(source))
+        source, side = source[mine], side[mine]
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         quantize = config.published_codebook or self.step >= config.unquantized_steps
-        coded: Coded = self.model(source, side, quantize=quantize, generator=self._generator())
-        loss = distortion(coded.output, source)
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            coded: Coded = self.network(source, side, quantize=quantize, generator=self._generator())
+        loss = distortion(coded.output.float(), source)
         self.optimizer.zero_grad(set_to_none=True)
         (loss + config.commitment * coded.quantized.commitment).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
@@ -186,17 +216,22 @@ class _Run:
         self.step += 1
         self._pending.append(loss.detach())
         if self.step % max(1, config.steps // 100) == 0 or self.step == config.steps:
-            mean = float(torch.stack(self._pending).mean())  # the only wait for a GPU
+            mean = float(self.ranks.mean(torch.stack(self._pending).mean()))  # the only wait for a GPU
             self._pending = []
             if not math.isfinite(mean):
                 raise FitError(f"the loss is {mean} at step {self.step}: lower the learning rate")
             self.losses.append(mean)
-        self.seconds += time.perf_counter() - started
 
     def _record(self) -> dict[str, Any]:
-        return {"model": self.code.config.to_dict(), "fit": self.config.to_dict()}
+        return {
+            "model": self.code.config.to_dict(),
+            "fit": self.config.to_dict(),
+            "made_with": self.made_with,
+        }
 
     def save(self, directory: Path) -> None:
+        if self.ranks.rank > 0:
+            return
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         if self.step < self.config.steps:  # a finished run needs no moments
@@ -220,7 +255,7 @@ class _Run:
         if not path.exists():
             return
         record, tensors = read_run(path)
-        if {k: record[k] for k in ("model", "fit")} != self._record():
+        if {k: record.get(k, {}) for k in ("model", "fit", "made_with")} != self._record():
             raise CheckpointError(f"{path}: a run with other settings; give them again, or another --output")
         self.model.load_state_dict(tensors["model"])
         restore_optimizer(self.model, self.optimizer, tensors["optimizer"])
@@ -229,7 +264,7 @@ class _Run:
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """What `fit` kept: its record (`model`, `fit`, `step`, `seconds`, `losses`) and tensors.
+    """What `fit` kept: its record (`model`, `fit`, `made_with`, `step`, `seconds`, `losses`) and tensors.
 
     The tensors are those of `model` and, in an unfinished run, `optimizer`.
 

@@ -65,7 +65,8 @@ def main(
         codes += released
     else:
         raise recipe.RecipeError("no data: give --test-pairs or --kitti")
-    results = recipe.Results("ablation", {"seed": 0}, smoke=smoke, device=device)
+    settings = {"seed": 0, "codes": {code.name: code.identity for code in codes}}
+    results = recipe.Results("ablation", settings, smoke=smoke, device=device)
     results.notes.append(
         f"{len(samples.sources) // 2} pairs, each in both directions; intervals are 95 % bootstrap over pairs"
     )

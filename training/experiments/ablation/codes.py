@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,8 @@ from numpy.typing import NDArray
 from ndsc.codec.bitstream import from_bytes, to_bytes
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
-from ndsc.codec.frames import Frame
 from ndsc.codec.runtime import RuntimeOptions
-from training.datasets.views import Views, to_signal
+from training.datasets.views import Views, stack, to_signal
 from training.experiments.ablation.sides import Samples, Side
 from training.experiments.recipe import RecipeError
 from training.experiments.stereo.point import code, load_code
@@ -37,6 +37,8 @@ class Code(Protocol):
     """A code whose message does not depend on y."""
 
     name: str
+    identity: str
+    """Which weights these are."""
     kinds: tuple[Side, ...]
 
     def decode(self, samples: Samples, kind: Side) -> Decoded:
@@ -51,6 +53,7 @@ class PaperCode:
 
     def __init__(self, run: Path, device: torch.device) -> None:
         self.name = run.name
+        self.identity = f"weights {hashlib.sha256((run / 'run.safetensors').read_bytes()).hexdigest()[:16]}"
         self.device = device
         self.model = load_code(run, device)
         if self.model.config.mode != Mode.DISTRIBUTED:
@@ -61,8 +64,8 @@ class PaperCode:
     def decode(self, samples: Samples, kind: Side) -> Decoded:
         """At the fixed-length rate."""
         seen = [side for side in samples.seen(kind) if side is not None]
-        views = Views((_stack(samples.sources), _stack(samples.sides))).to(self.device)
-        _, outputs = code(self.model, views, side=to_signal(_stack(seen)).to(self.device))
+        views = Views((stack(samples.sources), stack(samples.sides))).to(self.device)
+        _, outputs = code(self.model, views, side=to_signal(stack(seen)).to(self.device))
         pictures = tuple(output.permute(1, 2, 0).numpy() for output in outputs)
         return Decoded(pictures, self.model.config.fixed_bpp)
 
@@ -74,6 +77,7 @@ class BundleCode:
 
     def __init__(self, encoder: FrameEncoder, decoder: FrameDecoder, level: int) -> None:
         self.name = f"{encoder.bundle.name}, level {level}"
+        self.identity = f"bundle {encoder.bundle.bundle_id}"
         self._encoder, self._decoder, self._level = encoder, decoder, level
 
     def decode(self, samples: Samples, kind: Side) -> Decoded:
@@ -90,7 +94,3 @@ def bundle_codes(directory: Path, threads: int = 0) -> Iterator[BundleCode]:
     encoder, decoder = FrameEncoder(bundle, options), FrameDecoder(bundle, options)
     for level in range(bundle.rate_level_count):
         yield BundleCode(encoder, decoder, level)
-
-
-def _stack(frames: tuple[Frame, ...] | list[Frame]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -133,7 +134,9 @@ def kept(
             tallies = tuple(Tally.from_dict(t) for t in record["tallies"])
             return Part(tallies, record["seconds"], tuple(record["notes"]))
     started = time.monotonic()
-    made, notes = make(dials, device, work / name, progress)
+    # A folder for each setting: a part that was stopped under others must not go on here.
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:8]
+    made, notes = make(dials, device, work / f"{name}-{digest}", progress)
     seconds = time.monotonic() - started
     work.mkdir(parents=True, exist_ok=True)
     record = {"settings": same, "seconds": seconds, "notes": notes, "tallies": [asdict(t) for t in made]}

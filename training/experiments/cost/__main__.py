@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from rich.console import Console
 from rich.progress import track
 
-from training.experiments.cost.published import HEIGHT, WIDTH, published_systems
+from training.experiments.cost.architectures import HEIGHT, WIDTH, published_systems
 from training.experiments.cost.systems import Codec, bundle_codecs, measure, prepared
 from training.experiments.recipe import RecipeError, Results, Row, run, use_threads
 from training.plotting import COLOURS, new_figure, save_figure

@@ -22,8 +22,8 @@ from ndsc.codec.context import ContextPrior, pass_name
 from ndsc.codec.runtime import RuntimeOptions
 from ndsc.codec.schedule import Planes
 from ndsc.scene import SceneConfig, StereoScene
+from training.experiments.cost.architectures import HEIGHT, WIDTH, Part, ReferencePrior, System
 from training.experiments.cost.counting import Count, count_module, count_onnx, count_parameters
-from training.experiments.cost.published import HEIGHT, WIDTH, Part, ReferencePrior, System
 from training.experiments.recipe import RecipeError
 
 

@@ -116,6 +116,7 @@ def fit_code(
         GradientCodeConfig(positions=dials.bits // 8 - 1, hidden=dials.hidden, mode=mode),
         FitConfig(steps=dials.fit_steps, learning_rate=2e-3, commitment=0.15, unquantized_steps=200),
         batch_size=dials.fit_batch,
+        made_with={"runs": dials.runs, "run_steps": dials.run_steps, "run_batch_size": dials.batch_size},
         directory=work / f"code-{mode}",
         progress=advance,
     )
@@ -132,6 +133,7 @@ def baselines(dials: Dials) -> dict[str, Compressor]:
         "top-k, memory": TopK(14, memory=True),
         "top-k, filled": TopK(14, filled=True),
         "random-k": RandomK(20),
+        "random-k, filled": RandomK(20, filled=True),
         "QSGD": Qsgd(3),
         "norm sampling": NormSampling(dials.sampled),
         figures.ALONE: Nothing(),

@@ -86,8 +86,8 @@ class RandomK(Baseline):
     `unbiased` multiplies by n / k.
     """
 
-    def __init__(self, k: int, *, unbiased: bool = False, memory: bool = False) -> None:
-        super().__init__(memory=memory, k=k, unbiased=unbiased)
+    def __init__(self, k: int, *, unbiased: bool = False, memory: bool = False, filled: bool = False) -> None:
+        super().__init__(memory=memory, filled=filled, k=k, unbiased=unbiased)
         self.k, self.unbiased = k, unbiased
 
     def send(self, gradient: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

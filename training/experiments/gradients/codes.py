@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from training.gradients.code import (
     magnitudes_of,
     next_squares,
 )
-from training.paper.fitting import FitConfig, Fitted, fit
+from training.paper.fitting import NOTHING_ELSE, FitConfig, Fitted, fit
 
 
 def histories(gradients: Tensor, start: Tensor) -> Tensor:
@@ -35,11 +36,13 @@ def gradient_code(
     fitting: FitConfig,
     *,
     batch_size: int,
+    made_with: Mapping[str, Any] = NOTHING_ELSE,
     directory: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[GradientCode, Fitted]:
     """Fit a code on gradients [R, steps, 2, 412] of runs of two workers; resumes in `directory`.
 
+    `made_with` says what made the gradients; a code in `directory` of others is not taken.
     Workers are alike, so either may be the source; and so are the orders of the classifier's channels.
     """
     device, steps = gradients.device, gradients.shape[1]
@@ -64,7 +67,14 @@ def gradient_code(
         divisors = code.divisors(code.levels(source, magnitudes), magnitudes)
         return source / divisors, side / divisors
 
-    fitted = fit(code.network, sample, fitting, directory=directory, progress=progress)
+    fitted = fit(
+        code.network,
+        sample,
+        fitting,
+        directory=directory,
+        made_with={**made_with, "batch_size": batch_size},
+        progress=progress,
+    )
     return code.eval(), fitted
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ndsc.evaluate.protocols import Protocol, kitti128, native
+from training.config import Precision
 from training.data import Pair, fingerprint, load_pairs, render_drives
 from training.datasets.cityscapes import read as read_cityscapes
 from training.datasets.kitti import read as read_kitti
@@ -34,6 +35,8 @@ from training.experiments.stereo.settings import (
     Point,
     StereoConfig,
 )
+from training.ranks import Ranks
+from training.train import pick_device
 
 PIXELS = FRAME_HEIGHT * FRAME_WIDTH
 
@@ -76,9 +79,13 @@ def main(
     published_codebook: Annotated[
         bool, typer.Option(help="Random start of the codebook, dead vectors stay dead.")
     ] = False,
+    split: Annotated[
+        Literal["test", "val"], typer.Option(help="What is measured: val to choose settings.")
+    ] = "test",
     output: Annotated[
         Path, typer.Option(help="Folder of runs and results; finished parts there are kept.")
     ] = Path("runs/stereo"),
+    precision: Annotated[Precision, typer.Option(help="What the codes are trained in.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes one for each core.")] = 0,
     smoke: Annotated[bool, typer.Option(help="Everything in seconds, on synthetic drives.")] = False,
@@ -87,7 +94,8 @@ def main(
     # Two threads that wait for each other on busy cores make a smoke run ten times as long.
     threads = threads or int(smoke)
     recipe.use_threads(threads)
-    where = recipe.pick_device(device)
+    ranks = Ranks.join(device)
+    where = pick_device(device, ranks)
     if preset not in PRESETS:
         raise recipe.RecipeError(f"no preset {preset!r}; there is {', '.join(PRESETS)}")
     dials = {
@@ -117,13 +125,31 @@ def main(
         raise recipe.RecipeError(
             "no data: give --kitti, --cityscapes, or --pairs, --val-pairs and --test-pairs"
         )
-    results = recipe.Results("stereo", config.to_dict(), smoke=smoke, device=device)
-    results.notes.append(
-        f"{len(data.train)} training views, {len(data.validation)} validation and {len(data.test)} test images; "
-        "each pair in both directions"
+    if split == "val":
+        data = replace(data, test=data.validation, name=f"{data.name} val")
+    results = recipe.Results(
+        "stereo", config.to_dict() | {"split": split, "precision": precision}, smoke=smoke, device=device
     )
-    with _progress() as report:
-        measured = {p: run_point(p, config, data, output / p.name, where, report) for p in points}
+    results.notes += [
+        f"{len(data.train)} training views, {len(data.validation)} validation and {len(data.test)} measured "
+        "images; each pair in both directions",
+        f"{ranks.count} processes; codebooks start "
+        + (
+            "as published"
+            if config.published_codebook
+            else "from k-means, and dead vectors move (not as published)"
+        ),
+        "published_*: the paper's figures for KITTI's 790 test images, not for those measured here",
+    ]
+    measured: dict[Point, Measured] = {}
+    with _progress(shown=ranks.rank == 0) as report:
+        for p in points:
+            found = run_point(p, config, data, output / p.name, where, report, ranks, precision)
+            if found:
+                measured[p] = found
+    ranks.leave()
+    if ranks.rank > 0:
+        return
     on_kitti = not (smoke or cityscapes)
     results.rows = [_row(p, measured[p], PUBLISHED.get(p) if on_kitti else None) for p in points]
     results.seconds = sum(
@@ -133,7 +159,9 @@ def main(
         _check(measured, data)
     results.save(output)
     _save_images(measured, output / "images.csv")
-    ours = "ours, as in the paper" if config.width == 1 else "ours, scaled down"
+    ours = (
+        "ours, the paper's networks" if config.width == 1 and config.layers is None else "ours, scaled down"
+    )
     plot(results.rows, "psnr_float_db", "PSNR / dB (float output)", ours, output / "plot", published=on_kitti)
     plot(results.rows, "ms_ssim", "MS-SSIM (window 7)", ours, output / "ms_ssim", published=on_kitti)
     print(recipe.markdown_table(results.rows))
@@ -230,8 +258,8 @@ def _save_images(measured: dict[Point, Measured], path: Path) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
-    with Progress(console=Console(stderr=True)) as bars:
+def _progress(shown: bool) -> Iterator[Report]:
+    with Progress(console=Console(stderr=True, quiet=not shown)) as bars:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:

@@ -55,7 +55,7 @@ def _plot_published(axes: Axes, figure_name: str) -> None:
     entries = sorted(PUBLISHED.values(), key=lambda entry: entry.fixed_bpp)
     levels = [entry.ms_ssim if figure_name == "ms_ssim" else entry.psnr_db for entry in entries]
     for rates, style, name in (
-        ([entry.fixed_bpp for entry in entries], "--", "the paper, fixed length"),
-        ([entry.prior_bpp for entry in entries], "-", "the paper, latent prior (counted bits)"),
+        ([entry.fixed_bpp for entry in entries], "--", "the paper, KITTI's 790, fixed length"),
+        ([entry.prior_bpp for entry in entries], "-", "the paper, KITTI's 790, latent prior (counted bits)"),
     ):
         axes.plot(rates, levels, style, color=GREY, marker=".", linewidth=1, label=name)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ndsc.codec.frames import Frame
 from ndsc.evaluate.protocols import KITTI128_HEIGHT, KITTI128_WIDTH, Protocol
 from training.data import Pair
-from training.datasets.views import Views, to_signal
+from training.datasets.views import Views, stack, to_signal
 from training.experiments.recipe import RecipeError
 
 
@@ -45,7 +45,7 @@ def load_views(pairs: Iterable[Pair], protocol: Protocol, random_views: int = 0,
             right.append(_window(pair.right, *place))
     if not left:
         raise RecipeError("no stereo pairs; give at least one")
-    return Views((_stack(left), _stack(right)))
+    return Views((stack(left), stack(right)))
 
 
 def _window(frame: Frame, across: float, down: float, share: float) -> Frame:
@@ -57,10 +57,6 @@ def _window(frame: Frame, across: float, down: float, share: float) -> Frame:
     box = (left, top, left + window_width, top + window_height)
     size = (KITTI128_WIDTH, KITTI128_HEIGHT)
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, box=box))
-
-
-def _stack(frames: list[Frame]) -> Tensor:
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
 
 
 def both_directions(views: Views) -> Views:

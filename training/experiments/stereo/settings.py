@@ -20,8 +20,8 @@ class StereoConfig(JsonConfig):
 
     width: float = 1.0
     """All channel counts times this."""
-    layers: int = 4
-    """Residual layers at each resolution."""
+    layers: int | None = None
+    """Residual layers at each resolution; None: the family's own."""
     random_views: int = 0
     """Random windows of each training pair beside the protocol's own (paper: none)."""
     batch_size: int = 32
@@ -111,8 +111,9 @@ class Point:
     def network(self, config: StereoConfig) -> FamilyConfig:
         """The code's networks."""
         family = FAMILIES[self.family]
-        if (config.width, config.layers) != (1.0, family.residual_layers):
-            family = family.scaled(config.width, config.layers)
+        layers = family.residual_layers if config.layers is None else config.layers
+        if (config.width, layers) != (1.0, family.residual_layers):
+            family = family.scaled(config.width, layers)
         return replace(family, bits=self.bits)
 
     def grid(self) -> tuple[int, int]:
