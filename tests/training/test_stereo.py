@@ -157,6 +157,11 @@ def test_a_point_is_trained_measured_and_not_done_again(tmp_path: Path) -> None:
     assert all(image.prior_counted_bits <= 8 * image.prior_bytes + 2 for image in measured.images)
     assert run_point(point, TINY, sets, tmp_path, CPU, lambda *_: pytest.fail("done again")) == measured
 
+    on_val = run_point(point, TINY, replace(sets, test=sets.validation, split="val"), tmp_path, CPU, silent)
+    assert on_val is not None
+    assert on_val.training_seconds == measured.training_seconds  # the code was not trained again
+    assert run_point(point, TINY, sets, tmp_path, CPU, silent) == measured
+
     model = load_code(tmp_path, CPU)
     indices, output = code(model, sets.test)
     error = (output - sets.test.pictures[0] / 255).square().mean((1, 2, 3))

@@ -113,10 +113,6 @@ class DenseVQVAE(nn.Module):
         output: Tensor = self.decoder_head(self.decoder_body(features))
         return output
 
-    def start_around(self, mean: float) -> None:
-        """Let an untrained code put out about `mean`."""
-        nn.init.constant_(self.decoder_head.bias, mean)
-
     def start_blind(self) -> None:
         """Let an untrained joint encoder not see y yet."""
         if self.side is not None:
@@ -144,4 +140,4 @@ class DensePictureVQVAE(DenseVQVAE):
 
     def start_around(self, mean: float) -> None:
         """Let an untrained code put out about `mean`, between -0.5 and 0.5."""
-        super().start_around(math.log((0.5 + mean) / (0.5 - mean)))
+        nn.init.constant_(self.decoder_head.bias, math.log((0.5 + mean) / (0.5 - mean)))

@@ -88,7 +88,7 @@ class Fitted:
 
     steps: int
     seconds: float
-    """Time of the loop, making batches and checkpoints included, over all sessions of a resumed run."""
+    """Time in training steps and in making their batches, over all sessions of a resumed run."""
     losses: tuple[float, ...]
     """Mean distortion of each hundredth of the run."""
 

@@ -126,7 +126,7 @@ def main(
             "no data: give --kitti, --cityscapes, or --pairs, --val-pairs and --test-pairs"
         )
     if split == "val":
-        data = replace(data, test=data.validation, name=f"{data.name} val")
+        data = replace(data, test=data.validation, split=split)
     results = recipe.Results(
         "stereo", config.to_dict() | {"split": split, "precision": precision}, smoke=smoke, device=device
     )

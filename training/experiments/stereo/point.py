@@ -96,6 +96,8 @@ class Data:
     test: Views
     name: str
     """Names the data in the record of what was measured."""
+    split: str = "test"
+    """What `test` is, test or val: one trained code may be measured on both."""
 
 
 def run_point(
@@ -120,7 +122,8 @@ def run_point(
     made_with = json.loads(json.dumps({"config": config.to_dict(), "data": data.name}))
     if precision != "fp32":
         made_with["precision"] = precision
-    measured = Measured.load(directory / "measured.json", made_with)
+    record = directory / ("measured.json" if data.split == "test" else f"measured-{data.split}.json")
+    measured = Measured.load(record, made_with)
     if measured:
         return measured if ranks.rank == 0 else None
     torch.manual_seed(config.seed)
@@ -174,7 +177,7 @@ def run_point(
         prior_seconds=prior_seconds,
         measuring_seconds=perf_counter() - started,
     )
-    measured.save(directory / "measured.json", made_with)
+    measured.save(record, made_with)
     ranks.wait()
     return measured
 
