@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class Ranks:
         # With CUDA, gloo stays for what lives on the CPU: waiting and comparing settings.
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        # Also on the way out with an error: a group alive in a dying interpreter may abort it (SIGABRT).
+        atexit.register(cls.leave)
         return cls(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
 
     @staticmethod

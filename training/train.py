@@ -383,7 +383,6 @@ def main(
     data = TrainingData(loaded, rendered, place)
     run_to_the_end(run, data, val_frames, output, validate_every, console)
     console.print(f"done: {latest}")
-    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,6 @@ def main(output: Path) -> None:
     tensors = {f"replaced.{s}": vector for s, vector in enumerate(replaced)}
     tensors |= {name: value.contiguous() for name, value in run.model.state_dict().items()}
     save_file(tensors, output / f"{ranks.rank}.safetensors", {"losses": json.dumps(losses)})
-    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from training.published import PublishedError, load_published, published_tasks
 from training.report.bd_rate import Curve, CurveError, bd_rate, better_of, bootstrap_bd_rate, front
 from training.report.codecs import HEIC_420, HEIC_444
-from training.report.comparison import compare, x265_intra_anchor
+from training.report.comparison import anchor, compare
 from training.report.measurement import Measurement, curve, decibels, points
 
 RATES = (0.05, 0.1, 0.2, 0.4)
@@ -163,16 +163,16 @@ def test_the_anchor_takes_the_floor_off_and_chooses_for_all_pictures() -> None:
         measurement(HEIC_420, "QP 30", "a", 110, 29),
         measurement(HEIC_420, "QP 30", "b", 150, 31),
     ]
-    anchor = x265_intra_anchor(rows)
-    assert anchor.images == ("a", "b")
-    np.testing.assert_allclose(anchor.bpp, [[0.16, 0.8], [0.32, 1.12]])
+    best = anchor(rows)
+    assert best.images == ("a", "b")
+    np.testing.assert_allclose(best.bpp, [[0.16, 0.8], [0.32, 1.12]])
     # 4:2:0 is better at QP 40 in the mean, though not for b; 4:4:4 at QP 30.
-    assert anchor.quality.tolist() == [[25, 30], [23, 32]]
-    np.testing.assert_allclose(x265_intra_anchor(rows, less_floor=False).bpp, [[0.24, 0.88], [0.4, 1.2]])
+    assert best.quality.tolist() == [[25, 30], [23, 32]]
+    np.testing.assert_allclose(anchor(rows, less_floor=False).bpp, [[0.24, 0.88], [0.4, 1.2]])
     with pytest.raises(CurveError, match="not measured"):
-        x265_intra_anchor(rows[:4])
+        anchor(rows[:4])
     with pytest.raises(CurveError, match="every setting"):
-        x265_intra_anchor(rows[:-1])
+        anchor(rows[:-1])
 
 
 def test_points_are_means_and_curves_keep_each_picture() -> None:

@@ -26,7 +26,7 @@ from training.report.video import VIDEO_CODECS
 
 CODECS = [
     replace(PICTURE_CODECS[name], ladder=PICTURE_CODECS[name].ladder[::3])
-    for name in ("JPEG", HEIC_444, HEIC_420)
+    for name in ("JPEG 4:4:4", HEIC_444, HEIC_420)
 ]
 VIDEO = [tuple(replace(codec, ladder=(51, 42, 33)) for codec in both) for both in VIDEO_CODECS]
 
@@ -110,13 +110,13 @@ def test_the_page_stands_alone_and_holds_everything(page: Page, job: Job) -> Non
     assert len(page.images) >= 2 * 2 + 1 + 2
     assert all(page.images)
     for needed in (
-        *("ndsc tiny, right", "ndsc tiny, none", "ndsc tiny, wrong", "JPEG", HEIC_444, HEIC_420),
+        *("ndsc tiny, right", "ndsc tiny, none", "ndsc tiny, wrong", "JPEG 4:4:4", HEIC_444, HEIC_420),
         *("x265 intra, less floor", "x265 intra, whole files", "x264 low delay", "Flat-picture floor"),
         *(
             "Neural DSC, latent prior",
             "estimated",
             "not stated",
-            "at each QP the better",
+            "at each setting the better",
             "LPIPS",
             "<ours>",
             "−0.5",
@@ -152,7 +152,7 @@ def test_the_tables_are_the_measurements(page: Page, job: Job, tiny_bundle: Bund
     assert {row["protocol"] for row in record["bd_rate"]} == {"kitti128", "native", "video"}
     assert any(row["interval"] for row in record["bd_rate"])
     assert any(row["anchor"] == "x265 low delay, all frames but the first" for row in record["bd_rate"])
-    assert record["floors_bytes"]["kitti128"]["JPEG"].isdigit()
+    assert record["floors_bytes"]["kitti128"]["JPEG 4:4:4"].isdigit()
 
 
 def test_plots_are_there_in_both_kinds(page: Page, job: Job) -> None:

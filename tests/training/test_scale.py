@@ -145,7 +145,7 @@ def test_ranks_that_differ_end_with_one_line(tmp_path: Path) -> None:
             subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True)
         )
     said = "".join(process.communicate(timeout=100)[1] for process in processes)
-    assert [process.returncode for process in processes] == [1, 1]
+    assert [process.returncode for process in processes] == [1, 1], said
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert errors == [
         "error: rank 1 has batch_size 4 where rank 0 has 2: "

@@ -73,21 +73,52 @@ def _heic(chroma: int) -> Callable[[int], dict[str, Any]]:
 
 _QP_LADDER: Final = (51, 49, 46, 43, 40, 37, 34, 31, 28)
 
-HEIC_444: Final = "HEIC 4:4:4"
-HEIC_420: Final = "HEIC 4:2:0"
+
+def _jpeg(subsampling: int) -> Callable[[int], dict[str, Any]]:
+    return lambda quality: {"quality": quality, "subsampling": subsampling, "optimize": True}
+
+
+def _avif(subsampling: str) -> Callable[[int], dict[str, Any]]:
+    return lambda quality: {
+        "quality": quality,
+        "subsampling": subsampling,
+        "speed": 4,
+        "codec": "aom",
+        "max_threads": 1,
+        "advanced": {"tune": "psnr"},
+    }
+
+
+_JPEG_LADDER: Final = (1, 3, 5, 8, 12, 18, 25, 35, 50, 65)
+_AVIF_LADDER: Final = (0, 5, 10, 15, 20, 27, 35, 42, 50, 60)
+
 X265_INTRA: Final = "x265 intra"
-"""The better of the two at each QP (`bd_rate.better_of`)."""
+SAMPLINGS: Final[Mapping[str, tuple[str, str]]] = {
+    X265_INTRA: ("HEIC 4:4:4", "HEIC 4:2:0"),
+    "AVIF": ("AVIF 4:4:4", "AVIF 4:2:0"),
+    "JPEG": ("JPEG 4:4:4", "JPEG 4:2:0"),
+}
+"""Formats measured with full and with half colour: the better of the two is compared (`bd_rate.better_of`)."""
+HEIC_444, HEIC_420 = SAMPLINGS[X265_INTRA]
 
 PICTURE_CODECS: Final[Mapping[str, PictureCodec]] = {
     codec.name: codec
     for codec in (
         PictureCodec(
+            "JPEG 4:4:4",
             "JPEG",
-            "JPEG",
-            (1, 3, 5, 8, 12, 18, 25, 35, 50, 65),
-            lambda quality: {"quality": quality, "subsampling": 0, "optimize": True},
+            _JPEG_LADDER,
+            _jpeg(0),
             "quality",
             "libjpeg-turbo, 4:4:4, optimised Huffman tables",
+        ),
+        PictureCodec(
+            "JPEG 4:2:0",
+            "JPEG",
+            _JPEG_LADDER,
+            _jpeg(2),
+            "quality",
+            "libjpeg-turbo, 4:2:0, optimised Huffman tables",
         ),
         PictureCodec(
             "WebP",
@@ -98,19 +129,20 @@ PICTURE_CODECS: Final[Mapping[str, PictureCodec]] = {
             "libwebp, method 6; the format has 4:2:0 alone",
         ),
         PictureCodec(
+            "AVIF 4:4:4",
             "AVIF",
-            "AVIF",
-            (0, 5, 10, 15, 20, 27, 35, 42, 50, 60),
-            lambda quality: {
-                "quality": quality,
-                "subsampling": "4:4:4",
-                "speed": 4,
-                "codec": "aom",
-                "max_threads": 1,
-                "advanced": {"tune": "psnr"},
-            },
+            _AVIF_LADDER,
+            _avif("4:4:4"),
             "quality",
             "libaom through libavif, 4:4:4, speed 4, tuned for PSNR",
+        ),
+        PictureCodec(
+            "AVIF 4:2:0",
+            "AVIF",
+            _AVIF_LADDER,
+            _avif("4:2:0"),
+            "quality",
+            "libaom through libavif, 4:2:0, speed 4, tuned for PSNR",
         ),
         PictureCodec(
             HEIC_444,

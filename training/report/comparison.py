@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from training.report.bd_rate import BDRate, Curve, CurveError, bd_rate, better_of, bootstrap_bd_rate
-from training.report.codecs import HEIC_420, HEIC_444, X265_INTRA
+from training.report.codecs import SAMPLINGS, X265_INTRA
 from training.report.measurement import Measurement, Metric, curve
 
 METRICS: Final[tuple[Metric, ...]] = ("psnr_db", "ms_ssim_db")
@@ -15,18 +15,24 @@ LESS_FLOOR: Final = "less floor"
 WHOLE: Final = "whole files"
 
 
-def x265_intra_anchor(
-    measurements: Iterable[Measurement], *, metric: Metric = "psnr_db", less_floor: bool = True
+def anchor(
+    measurements: Iterable[Measurement],
+    name: str = X265_INTRA,
+    *,
+    metric: Metric = "psnr_db",
+    less_floor: bool = True,
 ) -> Curve:
-    """x265 intra in the better of 4:4:4 and 4:2:0 at each QP, by the rule of `bd_rate.better_of`.
+    """The curve of an ordinary codec: of its samplings (`SAMPLINGS`) the better at each setting (`better_of`).
 
     Less the flat-picture floor unless told otherwise: what the coded picture costs without the file around it,
-    which a camera link would not send either. Raises CurveError when one of the two was not measured.
+    which a camera link would not send either. Raises CurveError when a sampling was not measured.
     """
     rows = list(measurements)
-    kind = LESS_FLOOR if less_floor else WHOLE
-    full, half = (curve(rows, name, metric=metric, less_floor=less_floor) for name in (HEIC_444, HEIC_420))
-    return better_of(full, half, f"{X265_INTRA}, {kind}")
+    titled = f"{name}, {LESS_FLOOR if less_floor else WHOLE}"
+    if name not in SAMPLINGS:
+        return curve(rows, name, metric=metric, less_floor=less_floor, name=titled)
+    full, half = (curve(rows, one, metric=metric, less_floor=less_floor) for one in SAMPLINGS[name])
+    return better_of(full, half, titled)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,8 @@ def compare_all(
 ) -> list[Comparison]:
     """BD-rates of the codecs `tests` against others, by PSNR and, where every picture has it, MS-SSIM.
 
-    The others: x265 intra and each of `anchors`, less floor and in whole files; and `ours`, which have no file
-    around their payloads.
+    The others: each of `anchors`, less floor and in whole files; and `ours`, which have no file around their
+    payloads.
     """
     rows: list[Comparison] = []
     for metric in METRICS:
@@ -81,12 +87,7 @@ def compare_all(
             continue
         others = []
         for less_floor in (True, False):
-            kind = LESS_FLOOR if less_floor else WHOLE
-            others.append(x265_intra_anchor(measurements, metric=metric, less_floor=less_floor))
-            others += [
-                curve(measurements, name, metric=metric, less_floor=less_floor, name=f"{name}, {kind}")
-                for name in anchors
-            ]
+            others += [anchor(measurements, name, metric=metric, less_floor=less_floor) for name in anchors]
         others += [curve(measurements, name, metric=metric) for name in ours]
         rows += compare(metric, [curve(measurements, name, metric=metric) for name in tests], others)
     return rows
