@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ndsc.codec.errors import NdscError
 from training.config import ModelConfig, TrainConfig
-from training.model import ConditionalVQVAE
+from training.scalar_codec import Codec, build
 
 
 class CheckpointError(NdscError):
@@ -34,7 +35,7 @@ class Checkpoint:
     averaged: dict[str, Tensor]
     """Weights and codebooks averaged over steps: these are validated and exported."""
     optimizer: dict[str, Tensor]
-    """Adam moments as `NAME.exp_avg` and so on, by parameter name."""
+    """Moments as `NAME.exp_avg` and so on, by parameter name."""
     facts: dict[str, Any]
     """What a model card needs: data, machine, seconds, validation history."""
 
@@ -82,9 +83,9 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{directory}: not a checkpoint ({error})") from error
 
-    def averaged_model(self) -> ConditionalVQVAE:
+    def averaged_model(self) -> Codec:
         """The codec with averaged weights, in evaluation mode."""
-        model = ConditionalVQVAE(self.model_config)
+        model = build(self.model_config)
         try:
             model.load_state_dict(self.averaged)
         except RuntimeError as error:
@@ -92,20 +93,24 @@ class Checkpoint:
         return model.eval()
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name (safetensors holds flat names only)."""
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state by parameter name (safetensors holds flat names only)."""
     return {
         f"{name}.{key}": value
         for name, parameter in model.named_parameters()
+        for optimizer in optimizers
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizers(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
     """The inverse of `optimizer_tensors`."""
     parameters = dict(model.named_parameters())
+    owners = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
     for name, value in tensors.items():
         parameter_name, key = name.rsplit(".", 1)
         parameter = parameters[parameter_name]
         # Adam keeps its step counter on the CPU; moments live beside their parameter.
-        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        owners[id(parameter)].state[parameter][key] = value if key == "step" else value.to(parameter.device)

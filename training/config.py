@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 Precision = Literal["fp32", "bf16"]
+OptimizerKind = Literal["adamw", "muon"]
+QuantizerKind = Literal["residual_vq", "scalar"]
 
 
 class JsonConfig:
@@ -23,15 +25,40 @@ class JsonConfig:
         unknown = set(values) - names
         if unknown:
             raise ValueError(f"{cls.__name__} has no setting {sorted(unknown)}; it has {sorted(names)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        parts = {"scalar": ScalarConfig}
+        return cls(
+            **{
+                k: tuple(v) if isinstance(v, list) else parts[k].from_dict(v) if isinstance(v, dict) else v
+                for k, v in values.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ScalarConfig(JsonConfig):
+    """Sizes of the scalar quantizer and of its rate model."""
+
+    levels: int = 8
+    bound: int = 15
+    """Indices lie in [-bound, bound]."""
+    finest_gain: float = 4.0
+    """Gain of the highest level before training, for latents of unit size; each level below has 1/1.4 of it."""
+    hidden: int = 96
+    """Width of the rate model's networks."""
+    blocks: int = 2
 
 
 @dataclass(frozen=True)
 class ModelConfig(JsonConfig):
     """A conditional VQ-VAE of the paper's 8x family, small enough for a CPU."""
 
+    quantizer: QuantizerKind = "residual_vq"
+    """Codebooks in residual stages and a prior afterwards, or a scalar quantizer whose rate is in the loss."""
+
     channels: int = 128
-    """Width of all work at 1/8 resolution."""
+    """Width of the decoder's work at 1/8 resolution."""
+    encoder_channels: int | None = None
+    """Width of the encoder; None: that of the decoder."""
     quarter_channels: int = 64
     """Width of all work at 1/4 resolution (decoder only)."""
     encoder_blocks: int = 6
@@ -39,16 +66,25 @@ class ModelConfig(JsonConfig):
     decoder_blocks: int = 4
     """Blocks after the side information is merged, at 1/8 and again at 1/4 resolution."""
     latent_dimension: int = 32
-    """Length of a codebook vector (64 in the paper)."""
+    """Length of a codebook vector (64 in the paper), or indices of the scalar quantizer at a position."""
     codebook_sizes: tuple[int, ...] = (256, 256, 256)
     """Codebook size of each residual stage; rate level i sends the first i + 1 stages."""
     alignment: bool = True
     """Row attention from the first decode of x to features of y; without it y is concatenated as in the paper."""
+    gate: bool = False
+    """Learned weights, for each position and channel, of what comes from y: a wrong y should count for nothing."""
+    scalar: ScalarConfig = ScalarConfig()
+    """Of the scalar quantizer alone."""
 
     @property
     def stride(self) -> int:
         """Pixels of a frame to one position of the index grid, each way."""
         return 8
+
+    @property
+    def levels(self) -> int:
+        """Rate levels."""
+        return len(self.codebook_sizes) if self.quantizer == "residual_vq" else self.scalar.levels
 
 
 @dataclass(frozen=True)
@@ -61,6 +97,11 @@ class TrainConfig(JsonConfig):
     crop_height: int = 128
     crop_width: int = 256
     learning_rate: float = 1e-3
+    """Of AdamW."""
+    optimizer: OptimizerKind = "adamw"
+    """Muon steps the matrices of the codec (1x1 convolutions) and AdamW the rest, or AdamW steps all."""
+    muon_learning_rate: float = 2e-3
+    """For updates of the size that AdamW's have (`match_rms_adamw`)."""
     learning_rate_warmup_steps: int = 100
     weight_decay: float = 1e-4
     gradient_clip: float = 1.0
@@ -68,8 +109,15 @@ class TrainConfig(JsonConfig):
     """Weight of the commitment loss (paper, stereo: 0.25)."""
     distortion_weight: float = 100.0
     """Weight of the MSE on [0, 1] pixels: puts it on the commitment loss's scale (latents of unit size)."""
+    lowest_lambda: float = 1.5e-4
+    """Scalar quantizer: weight of the MSE on 0..255 against bits a pixel at level 0; levels lie evenly in its
+    logarithm."""
+    highest_lambda: float = 6e-3
+    """The same at the highest level."""
     side_dropout: float = 0.25
     """Share of samples decoded without side information; 1.0 trains the twin that never sees it."""
+    faulty_share: float = 0.0
+    """Share of the samples with side information whose y is another pair's, another window's, or black."""
     synthetic_share: float = 0.15
     """Share of samples from the synthetic drive; 1.0 needs no pairs at all."""
     unquantized_steps: int = 200

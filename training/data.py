@@ -176,6 +176,15 @@ class Orientation:
 
 
 @dataclass(frozen=True)
+class Side:
+    """Side information that is of no use: of a camera that was mixed up, was moved, or sees nothing."""
+
+    pair: int
+    window: Window
+    black: bool
+
+
+@dataclass(frozen=True)
 class Sample:
     """All that chance decides about one sample."""
 
@@ -188,6 +197,8 @@ class Sample:
     present: bool
     """Whether the decoder sees the side information."""
     level: int
+    side: Side | None = None
+    """Where the side information comes from instead of the pair's other view."""
 
 
 @dataclass(frozen=True)
@@ -238,9 +249,20 @@ class TrainingData:
         if rng.random() < 0.5:
             side_light = np.take_along_axis(light_table(rng, 0.06), side_light, axis=1)
         present = bool(rng.random() >= config.side_dropout)
-        return Sample(
-            pair, window, orientation, source_light, side_light, present, level=int(rng.integers(levels))
-        )
+        level = int(rng.integers(levels))
+        side = None
+        if config.faulty_share and rng.random() < config.faulty_share:
+            side = self._draw_faulty(pair, config, rng)
+        return Sample(pair, window, orientation, source_light, side_light, present, level, side)
+
+    def _draw_faulty(self, pair: int, config: TrainConfig, rng: np.random.Generator) -> Side:
+        """Another pair's view, another window of this pair, or black, a third each."""
+        fault = int(rng.integers(3))
+        if fault == 0:
+            pair = int(rng.integers(len(self._views)))
+        height, width = self._views[pair].shape[2:]
+        window = draw_window(height, width, rng, config.crop_height, config.crop_width)
+        return Side(pair, window, black=fault == 2)
 
     def batch(self, config: TrainConfig, levels: int, step: int, ranks: Ranks | None = None) -> Batch:
         """The batch of `step`; of several `ranks` each gets its share of it, in their order."""
@@ -257,10 +279,17 @@ class TrainingData:
 
     def _cut(self, sample: Sample, config: TrainConfig) -> Tensor:
         """Source and side information [2, 3, H, W] of a sample, in grey levels."""
-        at, size = sample.window, (config.crop_height, config.crop_width)
-        views = self._views[sample.pair][..., at.top : at.top + at.height, at.left : at.left + at.width]
-        resized = F.interpolate(views.float(), size, mode="bilinear", antialias=True)
-        return sample.orientation.apply(resized)
+        views = sample.orientation.apply(self._resized(sample.pair, sample.window, config))
+        if sample.side:
+            other = sample.orientation.apply(self._resized(sample.side.pair, sample.side.window, config))
+            views[1] = 0 if sample.side.black else other[1]
+        return views
+
+    def _resized(self, pair: int, at: Window, config: TrainConfig) -> Tensor:
+        """A window of both views of a pair, in grey levels: [2, 3, H, W]."""
+        views = self._views[pair][..., at.top : at.top + at.height, at.left : at.left + at.width]
+        size = (config.crop_height, config.crop_width)
+        return F.interpolate(views.float(), size, mode="bilinear", antialias=True)
 
     def _upload(self, array: npt.NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)

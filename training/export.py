@@ -197,6 +197,8 @@ def export(
     Raises BundleError when torch and onnxruntime disagree beyond the tolerances.
     """
     model = checkpoint.averaged_model()
+    if not isinstance(model, ConditionalVQVAE):
+        raise BundleError("a codec with a scalar quantizer cannot be exported yet: bundles hold codebooks")
     encoder_onnx, decoder_onnx = export_graphs(model)
     agreement = compare(model, encoder_onnx, decoder_onnx, frames)
     if (

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig
+from training.config import ModelConfig, TrainConfig
+from training.layers import Depthwise, Pointwise
 from training.quantizer import Quantized, ResidualQuantizer
 
 
@@ -27,9 +28,9 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, expansion: int = 2) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.up = nn.Conv2d(channels, channels * expansion, 1)
-        self.down = nn.Conv2d(channels * expansion, channels, 1)
+        self.depthwise = Depthwise(channels, 5)
+        self.up = Pointwise(channels, channels * expansion)
+        self.down = Pointwise(channels * expansion, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out as in."""
@@ -47,9 +48,10 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3 * config.stride**2, config.channels, 1)
-        self.body = blocks(config.encoder_blocks, config.channels)
-        self.head = nn.Conv2d(config.channels, config.latent_dimension, 1)
+        channels = config.encoder_channels or config.channels
+        self.stem = Pointwise(3 * config.stride**2, channels)
+        self.body = blocks(config.encoder_blocks, channels)
+        self.head = Pointwise(channels, config.latent_dimension)
         self.stride = config.stride
 
     def forward(self, frame: Tensor) -> Tensor:
@@ -68,9 +70,9 @@ class RowAttention(nn.Module):
     def __init__(self, channels: int, heads: int, reach: int) -> None:
         super().__init__()
         self.heads, self.reach = heads, reach
-        self.query = nn.Conv2d(channels, channels, 1)
-        self.key = nn.Conv2d(channels, channels, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
+        self.query = Pointwise(channels, channels)
+        self.key = Pointwise(channels, channels)
+        self.value = Pointwise(channels, channels)
         self.offset_bias = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
 
     def _rows(self, features: Tensor) -> Tensor:
@@ -91,21 +93,42 @@ class RowAttention(nn.Module):
         return rows.permute(0, 2, 4, 1, 3).reshape(batch, channels, height, width)
 
 
+class Gate(nn.Module):
+    """How much of y's features counts, for each position and channel.
+
+    It sees x, the features, and their product, which is large where they agree; each at the position and over the
+    whole picture: single positions of another place may agree by chance.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.here = Pointwise(3 * channels, channels)
+        self.everywhere = Pointwise(3 * channels, channels)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x, y [B, C, h, w] → weights in (0, 1) [B, C, h, w], about 0.9 before training."""
+        both = torch.cat([x, y, x * y], 1)
+        return torch.sigmoid(self.here(both) + self.everywhere(both.mean((2, 3), keepdim=True)) + 2)
+
+
 class Merge(nn.Module):
     """Brings y's features into the decoder: as they lie, aligned by rows, or "absent" when there is no y."""
 
-    def __init__(self, channels: int, heads: int, reach: int, alignment: bool) -> None:
+    def __init__(self, channels: int, heads: int, reach: int, config: ModelConfig) -> None:
         super().__init__()
-        self.attention = RowAttention(channels, heads, reach) if alignment else None
-        self.mix = nn.Conv2d(channels * (3 if alignment else 2), channels, 1)
+        sources = 2 if config.alignment else 1
+        self.attention = RowAttention(channels, heads, reach) if config.alignment else None
+        self.mix = Pointwise(channels * (1 + sources), channels)
+        self.gate = Gate(channels) if config.gate else None
         self.absent = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor, y: Tensor, present: Tensor) -> Tensor:
         """x, y [B, C, h, w]; present [B, 1, 1, 1] is 1 with side information and 0 without."""
-        parts = [x, y * present]
-        if self.attention is not None:
-            parts.append(self.attention(x, y) * present)
-        merged: Tensor = self.mix(torch.cat(parts, 1))
+        of_side = [y, self.attention(x, y)] if self.attention is not None else [y]
+        weight = present
+        if self.gate is not None:
+            weight = present * self.gate(x, of_side[-1])
+        merged: Tensor = self.mix(torch.cat([x, *(part * weight for part in of_side)], 1))
         return x + merged + self.absent * (1 - present)
 
 
@@ -122,9 +145,9 @@ class SideNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.eighth_stem = nn.Conv2d(3 * 64, config.channels, 1)
+        self.eighth_stem = Pointwise(3 * 64, config.channels)
         self.eighth_body = blocks(config.side_blocks, config.channels)
-        self.quarter_stem = nn.Conv2d(3 * 16, config.quarter_channels, 1)
+        self.quarter_stem = Pointwise(3 * 16, config.quarter_channels)
         self.quarter_body = blocks(2, config.quarter_channels)
 
     def forward(self, side_information: Tensor) -> SideFeatures:
@@ -143,14 +166,14 @@ class Decoder(nn.Module):
         super().__init__()
         c8, c4 = config.channels, config.quarter_channels
         self.stem = nn.Conv2d(config.latent_dimension, c8, 3, padding=1)
-        self.level = nn.Embedding(len(config.codebook_sizes), c8)
+        self.level = nn.Embedding(config.levels, c8)
         self.first = blocks(2, c8)
-        self.merge_eighth = Merge(c8, heads=4, reach=16, alignment=config.alignment)
+        self.merge_eighth = Merge(c8, heads=4, reach=16, config=config)
         self.body_eighth = blocks(config.decoder_blocks, c8)
-        self.up = nn.Conv2d(c8, 4 * c4, 1)
-        self.merge_quarter = Merge(c4, heads=2, reach=32, alignment=config.alignment)
+        self.up = Pointwise(c8, 4 * c4)
+        self.merge_quarter = Merge(c4, heads=2, reach=32, config=config)
         self.body_quarter = blocks(config.decoder_blocks, c4)
-        self.head = nn.Conv2d(c4, 3 * 16, 1)
+        self.head = Pointwise(c4, 3 * 16)
 
     def forward(self, latents: Tensor, level: Tensor, side: SideFeatures, present: Tensor) -> Tensor:
         """`level` int64 [B], `present` float [B] (1: y is there)."""
@@ -162,16 +185,44 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.head(x), 4) + 0.5
 
 
+def start_weights(codec: nn.Module, decoder: Decoder) -> None:
+    """Weights of `codec` before training: normal by fan-in, biases zero, residual branches and pictures small."""
+    for module in codec.modules():
+        if isinstance(module, nn.Conv2d | Pointwise):
+            fan_in = module.weight[0].numel()
+            nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in))
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+        if isinstance(module, Block):  # a residual branch starts small: depth then costs no stability
+            with torch.no_grad():
+                module.down.weight.mul_(0.2)
+    with torch.no_grad():  # the first pictures are mid-grey, not noise of ten times the pixel range
+        decoder.head.weight.mul_(0.05)
+
+
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a forward pass gives: the frame [B, 3, H, W] (unclipped) and the quantizer's result."""
+    """What a forward pass of the VQ-VAE gives: the frame [B, 3, H, W] (unclipped) and the quantizer's result."""
 
     frame: Tensor
     quantized: Quantized
 
 
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What the decoder receives at one rate level, in evaluation."""
+
+    latents: Tensor
+    """[B, D, h, w]."""
+    bits: Tensor | None
+    """[B], estimated by the codec's own rate model; None where it has none."""
+
+
 class ConditionalVQVAE(nn.Module):
-    """Encoder, quantizer, side network and conditional decoder."""
+    """Encoder, residual vector quantizer, side network and conditional decoder."""
+
+    quantity = "commitment"
+    """The loss's part beside the distortion."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -180,17 +231,7 @@ class ConditionalVQVAE(nn.Module):
         self.quantizer = ResidualQuantizer(config.codebook_sizes, config.latent_dimension)
         self.side_network = SideNetwork(config)
         self.decoder = Decoder(config)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in))
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
-            if isinstance(module, Block):  # a residual branch starts small: depth then costs no stability
-                with torch.no_grad():
-                    module.down.weight.mul_(0.2)
-        with torch.no_grad():  # the first pictures are mid-grey, not noise of ten times the pixel range
-            self.decoder.head.weight.mul_(0.05)
+        start_weights(self, self.decoder)
 
     def forward(
         self,
@@ -211,3 +252,15 @@ class ConditionalVQVAE(nn.Module):
             quantized = Quantized(latents, no_indices, latents.new_zeros(()))
         decoded = self.decoder(quantized.latents, level, self.side_network(side_information), present)
         return Reconstruction(decoded, quantized)
+
+    def losses(self, result: Reconstruction, source: Tensor, level: Tensor, config: TrainConfig) -> Tensor:
+        """float32 [3]: loss of the batch, MSE on [0, 1] and commitment."""
+        mse = (result.frame.float() - source).square().mean()
+        commitment = result.quantized.commitment
+        return torch.stack([config.distortion_weight * mse + config.commitment * commitment, mse, commitment])
+
+    def operating_points(self, source: Tensor) -> list[OperatingPoint]:
+        """Of frames [B, 3, H, W], one for each rate level."""
+        indices = self.quantizer(self.encoder(source)).indices
+        levels = torch.arange(self.config.levels, device=source.device)
+        return [OperatingPoint(self.quantizer.lookup(indices, level[None] + 1), None) for level in levels]

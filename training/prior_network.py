@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ndsc.codec.context import ContextPrior, pass_name, softmax_weights
-from ndsc.codec.errors import BundleError
 from ndsc.codec.schedule import BANDS, Group, Stage
 from training.config import JsonConfig
 from training.indices import GridBatch
-from training.prior_graph import Layer, PassWeights, Target, prior_onnx
+from training.integer import Convolution, Rounding, integers
+from training.prior_graph import PassWeights, Target, prior_onnx
 
 
 @dataclass(frozen=True)
@@ -85,79 +85,16 @@ def low_bits(codebook_size: int) -> int:
     return bits
 
 
-def _rounded(x: Tensor, fraction_bits: int) -> Tensor:
-    """To multiples of 2**-fraction_bits, halves up; the gradient passes straight through."""
-    scale = float(1 << fraction_bits)
-    return x + (torch.floor(x * scale + 0.5) / scale - x).detach()
-
-
-class _Rounding(nn.Module):
-    """Holds how weights and activations are rounded."""
-
-    def __init__(self, config: PriorConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def weights(self, x: Tensor) -> Tensor:
-        if not self.config.quantize:
-            return x
-        limit = 127 / (1 << self.config.weight_bits)
-        return _rounded(x, self.config.weight_bits).clamp(-limit, limit)
-
-    def sums(self, x: Tensor) -> Tensor:
-        """Biases, at the scale of a sum of products."""
-        return (
-            _rounded(x, self.config.weight_bits + self.config.activation_bits) if self.config.quantize else x
-        )
-
-    def embeddings(self, x: Tensor) -> Tensor:
-        if not self.config.quantize:
-            return x
-        limit = 127 / (1 << self.config.activation_bits)
-        return _rounded(x, self.config.activation_bits).clamp(-limit, limit)
-
-    def to_steps(self, x: Tensor) -> Tensor:
-        return _rounded(x, self.config.activation_bits) if self.config.quantize else x
-
-    def activation(self, x: Tensor) -> Tensor:
-        return (
-            x.clamp(0, 255 / (1 << self.config.activation_bits)) if self.config.quantize else x.clamp(min=0)
-        )
-
-
-class _Convolution(nn.Module):
-    def __init__(self, rounding: _Rounding, inputs: int, outputs: int, size: int, gain: float = 1.0) -> None:
-        super().__init__()
-        self.rounding = rounding
-        fan_in = inputs * size * size
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, size, size) * gain / math.sqrt(fan_in))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.rounding.weights(self.weight), self.rounding.sums(self.bias)
-        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-
-    def layer(self) -> Layer:
-        config = self.rounding.config
-        return Layer(
-            _integers(self.rounding.weights(self.weight), config.weight_bits),
-            _integers(self.rounding.sums(self.bias), config.weight_bits + config.activation_bits),
-        )
-
-
-def _integers(x: Tensor, fraction_bits: int) -> npt.NDArray[np.float32]:
-    scaled = x.detach().double() * (1 << fraction_bits)
-    if not torch.equal(scaled, scaled.round()):
-        raise BundleError("a prior trained in floats cannot be exported")
-    return scaled.numpy().astype(np.float32)
+def _rounding(config: PriorConfig) -> Rounding:
+    return Rounding(config.activation_bits, config.weight_bits, config.quantize)
 
 
 class _Block(nn.Module):
-    def __init__(self, rounding: _Rounding, channels: int) -> None:
+    def __init__(self, rounding: Rounding, channels: int) -> None:
         super().__init__()
         self.rounding = rounding
-        self.inner = _Convolution(rounding, channels, channels, 1)
-        self.outer = _Convolution(rounding, channels, channels, 1, gain=0.3)
+        self.inner = Convolution(rounding, channels, channels, 1)
+        self.outer = Convolution(rounding, channels, channels, 1, gain=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.rounding.activation(self.rounding.to_steps(self.inner(x)))
@@ -174,7 +111,7 @@ class StageNetwork(nn.Module):
 
     def __init__(self, config: PriorConfig, stage: int, groups: Sequence[Group], logits: int) -> None:
         super().__init__()
-        self.rounding = _Rounding(config)
+        self.rounding = _rounding(config)
         sizes, embedding, channels = config.codebook_sizes, config.embedding, config.channels[stage]
         self.own = nn.Parameter(torch.randn(sizes[stage], embedding) * 0.5)
         self.earlier = nn.ParameterList(
@@ -196,7 +133,7 @@ class StageNetwork(nn.Module):
             }
         )
         self.blocks = nn.ModuleList(_Block(self.rounding, channels) for _ in range(config.blocks[stage]))
-        self.head = _Convolution(self.rounding, channels, logits, 1)
+        self.head = Convolution(self.rounding, channels, logits, 1)
 
     def _around(self, scale: int, target: tuple[int, int], known: Sequence[tuple[int, int]]) -> Tensor:
         """The ±3 kernel as one 3×3 kernel over cells for each known phase: [C, planes · E, 3, 3]."""
@@ -246,10 +183,10 @@ class StageNetwork(nn.Module):
 
     def integer_weights(self, g: int, group: Group, known: Sequence[tuple[int, int]]) -> PassWeights:
         """What `prior.onnx` holds of one pass."""
-        config, rounding = self.rounding.config, self.rounding
+        rounding = self.rounding
 
         def table(parameter: Tensor) -> npt.NDArray[np.float32]:
-            rows = _integers(rounding.embeddings(parameter), config.activation_bits)
+            rows = integers(rounding.embeddings(parameter), rounding.activation_bits)
             # One more row, of zeros, for positions outside the grid: what a convolution pads with.
             return np.concatenate([rows, np.zeros_like(rows[:1])])
 
@@ -262,20 +199,20 @@ class StageNetwork(nn.Module):
                     phase=phase,
                     around=None
                     if around is None
-                    else _integers(rounding.weights(around), config.weight_bits),
-                    band=_integers(rounding.sums(band), config.weight_bits + config.activation_bits),
+                    else integers(rounding.weights(around), rounding.weight_bits),
+                    band=integers(rounding.sums(band), rounding.weight_bits + rounding.activation_bits),
                 )
             )
         return PassWeights(
             own=table(self.own) if known else None,
             earlier=[table(parameter) for parameter in self.earlier],
-            before=_integers(rounding.weights(self.before), config.weight_bits)
+            before=integers(rounding.weights(self.before), rounding.weight_bits)
             if len(self.earlier)
             else None,
             targets=targets,
             blocks=[(b.inner.layer(), b.outer.layer()) for b in self.blocks if isinstance(b, _Block)],
             head=self.head.layer(),
-            weight_bits=config.weight_bits,
+            weight_bits=rounding.weight_bits,
         )
 
 
@@ -319,7 +256,7 @@ class LatentPrior(nn.Module):
                 if group.table is not None:
                     tables[pass_name(s, g)] = nn.Parameter(torch.zeros(BANDS, stage.logits))
         self.networks, self.tables = nn.ModuleList(networks), nn.ParameterDict(tables)
-        self.rounding = _Rounding(config)
+        self.rounding = _rounding(config)
 
     def start_tables(self, batches: Sequence[GridBatch]) -> None:
         """Set the tables to how often each index was seen in each band."""

@@ -18,25 +18,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from training.config import JsonConfig
+from ndsc.codec.prior import FREQUENCY_BITS
+from training.config import ScalarConfig
+from training.integer import Convolution, Rounding, bounded, rounded
+from training.ranks import Ranks
 
-
-@dataclass(frozen=True)
-class ScalarConfig(JsonConfig):
-    """Sizes of the quantizer and of its prior."""
-
-    channels: int = 32
-    """C: indices at each position of the grid."""
-    bound: int = 15
-    """Indices lie in [-bound, bound]."""
-    levels: int = 8
-    finest_gain: float = 4.0
-    """Gain of the highest level before training, for latents of unit size; each level below has 1/1.4 of it."""
-    hidden: int = 96
-    """Width of the prior's networks."""
-    blocks: int = 2
+MEAN_BITS = 2
+"""Means of the tables are whole quarters."""
+SCALES = 40
+LOWEST_SCALE, SCALE_STEP = 0.05, 0.15
+"""Scales of the tables: 0.05 · exp(0.15 · i), from sure to nearly uniform."""
+SCALE_BITS = 3
+"""A network's output of 1 is 8 steps of the scale."""
+START_SCALE = 20
+"""Before training: a scale of 1."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,19 @@ class ScalarQuantized:
 class ScalarQuantizer(nn.Module):
     """Latents of unit size → indices at a rate level."""
 
-    def __init__(self, config: ScalarConfig) -> None:
+    def __init__(self, config: ScalarConfig, channels: int) -> None:
         super().__init__()
         self.config = config
+        self.ranks = Ranks()
         steps = torch.arange(config.levels) - (config.levels - 1)
         start = math.log(config.finest_gain) + math.log(1.4) * steps
-        self.log_gain = nn.Parameter(start[:, None].repeat(1, config.channels))
-        self.log_step = nn.Parameter(torch.zeros(config.levels, config.channels))
+        self.log_gain = nn.Parameter(start[:, None].repeat(1, channels))
+        self.log_step = nn.Parameter(torch.zeros(config.levels, channels))
         """Of what an index is worth to the decoder, beside 1 / gain."""
+
+    def share(self, ranks: Ranks) -> None:
+        """From now on each of `ranks` sees its share of every batch, and its share of the noise."""
+        self.ranks = ranks
 
     def forward(
         self, latents: Tensor, level: Tensor, generator: torch.Generator | None = None
@@ -72,58 +73,78 @@ class ScalarQuantizer(nn.Module):
         gain = self.log_gain[level].exp()[:, :, None, None]
         scaled = latents * gain
         clipped = scaled.clamp(-bound, bound)
-        rounded = clipped + (clipped.round() - clipped).detach()
-        noisy = rounded
+        whole = clipped + (clipped.round() - clipped).detach()
+        noisy = whole
         if generator is not None:
-            noise = torch.rand(scaled.shape, generator=generator, device=scaled.device) - 0.5
-            noisy = clipped + noise
-        return ScalarQuantized(rounded * self.step_size(level), rounded, noisy)
+            batch = len(scaled) * self.ranks.count
+            noise = torch.rand((batch, *scaled.shape[1:]), generator=generator, device=scaled.device) - 0.5
+            noisy = clipped + noise[self.ranks.share(batch)]
+        return ScalarQuantized(whole * self.step_size(level), whole, noisy)
 
     def step_size(self, level: Tensor) -> Tensor:
         """What an index of 1 is worth, [B, C, 1, 1]."""
         return (self.log_step[level] - self.log_gain[level]).exp()[:, :, None, None]
 
 
-def logistic_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """−log2 of the mass of a logistic density in [value − ½, value + ½], elementwise; never more than 24 bits."""
-    scale = log_scale.clamp(-4, 4).exp()
+def table_bits(values: Tensor, mean: Tensor, scale: Tensor, bound: int) -> Tensor:
+    """Bits of `values` under the frequency tables of logistic densities, elementwise.
+
+    `scale` counts `SCALE_STEP`s above `LOWEST_SCALE`. As in the tables each of the 4 · bound + 1 offsets has a
+    frequency of at least 1 of 2**16.
+    """
+    width = LOWEST_SCALE * (SCALE_STEP * scale).exp()
     away = (values - mean).abs()  # the density is symmetric: differences of small tails stay exact
-    mass = torch.sigmoid((0.5 - away) / scale) - torch.sigmoid((-0.5 - away) / scale)
-    return -mass.clamp_min(2.0**-24).log2()
+    mass = torch.sigmoid((0.5 - away) / width) - torch.sigmoid((-0.5 - away) / width)
+    least = 2.0**-FREQUENCY_BITS
+    return -(mass * (1 - least * (4 * bound + 1)) + least).log2()
 
 
-class PriorBlock(nn.Module):
-    """Residual block of the prior: 3x3 depthwise, 1x1, ReLU, 1x1. [B, C, h, w] → [B, C, h, w]."""
+class RateBlock(nn.Module):
+    """Residual block of the rate model: 3x3 depthwise, 1x1, 1x1. [B, C, h, w] → [B, C, h, w]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, rounding: Rounding, channels: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.up = nn.Conv2d(channels, channels, 1)
-        self.down = nn.Conv2d(channels, channels, 1)
+        self.rounding = rounding
+        self.depthwise = Convolution(rounding, channels, channels, 3, groups=channels)
+        self.inner = Convolution(rounding, channels, channels, 1)
+        self.outer = Convolution(rounding, channels, channels, 1, gain=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape out as in."""
-        added: Tensor = x + self.down(F.relu(self.up(self.depthwise(x))))
-        return added
+        """Same shape out as in; activations in and out."""
+        steps = self.rounding.to_steps
+        branch = self.rounding.activation(steps(self.depthwise(x)), signed=True)
+        branch = self.rounding.activation(steps(self.inner(branch)))
+        return self.rounding.activation(x + steps(self.outer(branch)))
 
 
 class GroupNetwork(nn.Module):
-    """Mean and log scale of a group of phases from the phases already known, for all channels at once."""
+    """Mean and scale of a group of phases from the phases already known, for all channels at once."""
 
-    def __init__(self, config: ScalarConfig, known: int, phases: int) -> None:
+    def __init__(self, config: ScalarConfig, channels: int, known: int, phases: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(known * config.channels, config.hidden, 3, padding=1)
-        self.level = nn.Embedding(config.levels, config.hidden)
-        self.body = nn.Sequential(*(PriorBlock(config.hidden) for _ in range(config.blocks)))
-        self.head = nn.Conv2d(config.hidden, 2 * phases * config.channels, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.level.weight)
+        self.bound = config.bound
+        self.rounding = Rounding()
+        self.stem = Convolution(self.rounding, known * channels, config.hidden, 3)
+        self.level = nn.Parameter(torch.zeros(config.levels, config.hidden))
+        self.blocks = nn.ModuleList(RateBlock(self.rounding, config.hidden) for _ in range(config.blocks))
+        self.head = Convolution(self.rounding, config.hidden, 2 * phases * channels, 1, gain=0.1)
+        with torch.no_grad():
+            self.head.bias[phases * channels :] = START_SCALE / (1 << SCALE_BITS)
 
     def forward(self, known: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Known phases [B, known · C, r, c] of r×c cells → mean and log scale [B, phases · C, r, c]."""
-        x = self.body(F.relu(self.stem(known) + self.level(level)[:, :, None, None]))
-        mean, log_scale = self.head(F.relu(x)).chunk(2, 1)
-        return mean, log_scale
+        """Known phases [B, known · C, r, c] of r×c cells → `quantized_parameters` [B, phases · C, r, c] each."""
+        x = self.stem(known) + self.rounding.sums(self.level)[level][:, :, None, None]
+        x = self.rounding.activation(self.rounding.to_steps(x))
+        for block in self.blocks:
+            x = block(x)
+        mean, scale = self.head(x).chunk(2, 1)
+        return quantized_parameters(mean, scale, self.bound)
+
+
+def quantized_parameters(mean: Tensor, scale: Tensor, bound: int) -> tuple[Tensor, Tensor]:
+    """A network's outputs → mean in whole quarters within ±bound, and scale as a whole number of steps."""
+    mean = bounded(rounded(mean, MEAN_BITS), -bound, bound)
+    return mean, bounded(rounded(scale, SCALE_BITS) * (1 << SCALE_BITS), 0, SCALES - 1)
 
 
 class RateModel(nn.Module):
@@ -131,33 +152,41 @@ class RateModel(nn.Module):
 
     Positions are coded in four groups: every fourth row and column (by a table for each level and channel), the
     rest of every second row and column, the other diagonal of each 2x2 cell, the remaining two of each cell.
-    Channels of a position are independent given the groups before: the encoder learns to make them so.
+    Channels of a position are independent given the groups before: the encoder learns to make them so. Everything
+    is rounded as in an integer prior (`training.integer`): the rate that is trained is the rate that is paid.
     """
 
-    def __init__(self, config: ScalarConfig) -> None:
+    def __init__(self, config: ScalarConfig, channels: int) -> None:
         super().__init__()
-        self.config = config
-        self.first_mean = nn.Parameter(torch.zeros(config.levels, config.channels))
-        self.first_log_scale = nn.Parameter(torch.zeros(config.levels, config.channels))
-        self.coarse = GroupNetwork(config, known=1, phases=3)
-        self.diagonal = GroupNetwork(config, known=1, phases=1)
-        self.rest = GroupNetwork(config, known=2, phases=2)
+        self.bound = config.bound
+        self.first_mean = nn.Parameter(torch.zeros(config.levels, channels))
+        self.first_scale = nn.Parameter(
+            torch.full((config.levels, channels), START_SCALE / (1 << SCALE_BITS))
+        )
+        self.coarse = GroupNetwork(config, channels, known=1, phases=3)
+        self.diagonal = GroupNetwork(config, channels, known=1, phases=1)
+        self.rest = GroupNetwork(config, channels, known=2, phases=2)
 
     def forward(self, quantized: ScalarQuantized, level: Tensor) -> Tensor:
         """Bits [B, C, h, w] of each index; rows and columns of the grid are multiples of 4."""
-        indices, noisy = quantized.indices, quantized.noisy
+        with torch.autocast(quantized.indices.device.type, enabled=False):
+            return self._bits(quantized.indices.float(), quantized.noisy.float(), level)
+
+    def _bits(self, indices: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         height, width = indices.shape[2:]
         if height % 4 or width % 4:
             raise ValueError(f"the rate of a grid of {height}x{width} is not taken: give multiples of 4")
         bits = torch.empty_like(indices)
-        mean, log_scale = (p[level][:, :, None, None] for p in (self.first_mean, self.first_log_scale))
-        bits[..., ::4, ::4] = logistic_bits(noisy[..., ::4, ::4], mean, log_scale)
+        mean, scale = quantized_parameters(self.first_mean, self.first_scale, self.bound)
+        mean, scale = mean[level][:, :, None, None], scale[level][:, :, None, None]
+        bits[..., ::4, ::4] = table_bits(noisy[..., ::4, ::4], mean, scale, self.bound)
 
         def code(network: GroupNetwork, known: list[Tensor], places: list[tuple[slice, slice]]) -> None:
-            mean, log_scale = network(torch.cat(known, 1), level)
-            of_phase = zip(places, mean.chunk(len(places), 1), log_scale.chunk(len(places), 1), strict=True)
-            for (rows, columns), its_mean, its_log_scale in of_phase:
-                bits[..., rows, columns] = logistic_bits(noisy[..., rows, columns], its_mean, its_log_scale)
+            mean, scale = network(torch.cat(known, 1), level)
+            of_phase = zip(places, mean.chunk(len(places), 1), scale.chunk(len(places), 1), strict=True)
+            for (rows, columns), its_mean, its_scale in of_phase:
+                values = noisy[..., rows, columns]
+                bits[..., rows, columns] = table_bits(values, its_mean, its_scale, self.bound)
 
         def every(start: int, step: int) -> slice:
             return slice(start, None, step)

@@ -29,11 +29,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndsc.codec.errors import NdscError
-from training.checkpoint import Checkpoint, CheckpointError, optimizer_tensors, restore_optimizer
-from training.config import ModelConfig, Precision, TrainConfig
+from training.checkpoint import Checkpoint, CheckpointError, optimizer_tensors, restore_optimizers
+from training.config import ModelConfig, OptimizerKind, Precision, QuantizerKind, ScalarConfig, TrainConfig
 from training.data import Batch, Frame, TrainingData, fingerprint, load_pairs, render_drives
+from training.layers import Pointwise
 from training.model import ConditionalVQVAE
 from training.ranks import Ranks, RanksError
+from training.scalar_codec import Codec, build
 from training.validation import count_indices, validate, validation_view
 
 
@@ -52,7 +54,8 @@ class StepLoss:
     step: int
     loss: float
     mse: float
-    commitment: float
+    other: float
+    """The loss's other part, the codec's `quantity`: commitment or bits a pixel."""
 
     @property
     def psnr(self) -> float:
@@ -66,24 +69,51 @@ class PendingLoss:
 
     step: int
     values: Tensor
-    """float32 [3]: loss, mse, commitment."""
+    """float32 [3]: loss, mse, the other part."""
 
     def read(self) -> StepLoss:
         """The losses. Raises TrainingError when they are not finite."""
-        loss, mse, commitment = self.values.tolist()
+        loss, mse, other = self.values.tolist()
         if not math.isfinite(loss):
             raise TrainingError(f"the loss is {loss} at step {self.step}: lower --learning-rate")
-        return StepLoss(self.step, loss, mse, commitment)
+        return StepLoss(self.step, loss, mse, other)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+def make_optimizers(model: Codec, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon (Jordan et al. 2024) for the matrices of encoder, side network and decoder.
+
+    Embeddings and biases are no matrices in Muon's sense, nor is anything of quantizer and rate model.
+    """
+    matrices = []
+    if config.optimizer == "muon":
+        matrices = [m.weight for m in model.modules() if isinstance(m, Pointwise)]
+    numbers = {id(matrix) for matrix in matrices}
+    others = [p for p in model.parameters() if id(p) not in numbers]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            others, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        )
+    ]
+    if matrices:
+        optimizers.append(
+            torch.optim.Muon(
+                matrices,
+                lr=config.muon_learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return optimizers
+
+
+def schedule(config: TrainConfig, step: int) -> float:
+    """Share of the learning rate: linear warm-up, then half a cosine down to zero."""
     if step < config.learning_rate_warmup_steps:
-        return config.learning_rate * (step + 1) / config.learning_rate_warmup_steps
+        return (step + 1) / config.learning_rate_warmup_steps
     done = (step - config.learning_rate_warmup_steps) / max(
         1, config.steps - config.learning_rate_warmup_steps
     )
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class Run:
@@ -101,31 +131,26 @@ class Run:
         self.model_config, self.config, self.device = model_config, config, device
         self.ranks = ranks or Ranks()
         torch.manual_seed(config.seed)
-        self.model = ConditionalVQVAE(model_config).to(device)
+        self.model: Codec = build(model_config).to(device)
         for module in self.model.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.quantizer.share(self.ranks)
-        if compiler:  # not the quantizer: its sums over ranks would break the graph
+        if compiler:  # not the quantizer: sums over ranks would break the graph
             for part in (self.model.encoder, self.model.side_network, self.model.decoder):
                 part.compile(backend=compiler)
         self.network: nn.Module = self.model
         if self.ranks.count > 1:
             self.network = DistributedDataParallel(self.model)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=config.weight_decay,
-        )
+        self.optimizers = make_optimizers(self.model, config)
         self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.step = 0
         self.facts: dict[str, Any] = {"seconds": 0.0, "validation": []}
 
     @property
     def levels(self) -> int:
-        """Rate levels: one for each residual stage."""
-        return len(self.model_config.codebook_sizes)
+        """Rate levels."""
+        return self.model_config.levels
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from `checkpoint`. Raises CheckpointError when it is another run's."""
@@ -140,7 +165,7 @@ class Run:
                 "--drives, or another --output"
             )
         self.model.load_state_dict(checkpoint.model)
-        restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
+        restore_optimizers(self.model, self.optimizers, checkpoint.optimizer)
         self.averaged = {name: value.to(self.device) for name, value in checkpoint.averaged.items()}
         self.step, self.facts = checkpoint.step, checkpoint.facts
 
@@ -152,7 +177,7 @@ class Run:
             self.step,
             self.model.state_dict(),
             self.averaged,
-            optimizer_tensors(self.model, self.optimizer),
+            optimizer_tensors(self.model, self.optimizers),
             self.facts,
         )
 
@@ -166,7 +191,9 @@ class Run:
 
     @torch.no_grad()
     def start_codebooks(self, data: TrainingData) -> None:
-        """K-means start on the latents of a few fresh batches."""
+        """K-means start on the latents of a few fresh batches. Without codebooks there is nothing to do."""
+        if not isinstance(self.model, ConditionalVQVAE):
+            return
         first = self.config.steps + 1  # steps past the end: samples no training step sees
         latents = []
         for step in range(first, first + 8):
@@ -179,8 +206,9 @@ class Run:
         """One update, without waiting for a GPU. Before `unquantized_steps` the latents pass unquantized."""
         config = self.config
         source, side = (x.contiguous(memory_format=torch.channels_last) for x in (batch.source, batch.side))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * schedule(config, self.step)
         with self.autocast():
             result = self.network(
                 source,
@@ -190,16 +218,15 @@ class Run:
                 quantize=self.step >= config.unquantized_steps,
                 generator=self.generator(),
             )
-        mse = (result.frame.float() - source).square().mean()
-        commitment = result.quantized.commitment
-        loss = config.distortion_weight * mse + config.commitment * commitment
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = self.model.losses(result, source, batch.level, config)
+        self.model.zero_grad(set_to_none=True)
+        torch.autograd.backward(losses[0])
         nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         self._average()
-        return PendingLoss(self.step, self.ranks.mean(torch.stack([loss, mse, commitment]).detach()))
+        return PendingLoss(self.step, self.ranks.mean(losses.detach()))
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -238,13 +265,13 @@ def prepare_log(path: Path, step: int) -> None:
         path.write_text("".join(kept))
 
 
-def log_line(losses: StepLoss) -> str:
-    """One line of `log.jsonl`."""
+def log_line(losses: StepLoss, quantity: str) -> str:
+    """One line of `log.jsonl`; `quantity` names the loss's other part."""
     record = {
         "step": losses.step,
         "loss": round(losses.loss, 5),
         "mse": losses.mse,
-        "commitment": round(losses.commitment, 5),
+        quantity: round(losses.other, 5),
     }
     return json.dumps(record) + "\n"
 
@@ -270,7 +297,7 @@ def run_to_the_end(
         def report(pending: PendingLoss) -> None:
             losses = pending.read()
             progress.update(task, completed=losses.step, description=f"{losses.psnr:.2f} dB")
-            log.write(log_line(losses))
+            log.write(log_line(losses, run.model.quantity))
 
         started = time.perf_counter()
         # Losses are read one step late, so that a GPU already has the next step when it is waited for.
@@ -306,17 +333,39 @@ def main(
         int, typer.Option(min=1, help="Samples a step, of all processes together.")
     ] = TrainConfig.batch_size,
     learning_rate: float = TrainConfig.learning_rate,
+    optimizer: Annotated[
+        OptimizerKind, typer.Option(help="AdamW for all, or Muon for the matrices.")
+    ] = TrainConfig.optimizer,
     side_dropout: Annotated[
         float, typer.Option(min=0, max=1, help="Share of samples without y; 1 trains the blind twin.")
     ] = TrainConfig.side_dropout,
+    faulty_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of samples whose y is a wrong one.")
+    ] = TrainConfig.faulty_share,
     synthetic_share: Annotated[float, typer.Option(min=0, max=1)] = TrainConfig.synthetic_share,
     unquantized_steps: Annotated[
         int, typer.Option(min=0, help="Steps before the codebooks start.")
     ] = TrainConfig.unquantized_steps,
     drives: Annotated[int, typer.Option(min=1, help="Synthetic drives to render.")] = 400,
     channels: Annotated[int, typer.Option(min=8)] = ModelConfig.channels,
+    encoder_channels: Annotated[
+        int | None, typer.Option(min=8, help="Width of the encoder; that of the decoder without.")
+    ] = ModelConfig.encoder_channels,
+    quantizer: Annotated[
+        QuantizerKind, typer.Option(help="Codebooks, or a scalar quantizer with the rate in the loss.")
+    ] = ModelConfig.quantizer,
     codebooks: Annotated[str, typer.Option(help="Codebook size of each residual stage.")] = "256,256,256",
+    levels: Annotated[
+        int, typer.Option(min=1, help="Rate levels of the scalar quantizer.")
+    ] = ScalarConfig.levels,
+    lowest_lambda: Annotated[
+        float, typer.Option(help="Weight of the MSE on 0..255 against bits a pixel, lowest level; scalar.")
+    ] = TrainConfig.lowest_lambda,
+    highest_lambda: Annotated[
+        float, typer.Option(help="The same at the highest level.")
+    ] = TrainConfig.highest_lambda,
     alignment: bool = ModelConfig.alignment,
+    gate: Annotated[bool, typer.Option(help="Learned weights of what comes from y.")] = ModelConfig.gate,
     seed: int = TrainConfig.seed,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to torch.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to train.")] = "cpu",
@@ -339,15 +388,29 @@ def main(
         raise typer.BadParameter(f"--codebooks {codebooks}: give sizes such as 256,256,256") from None
     if compiled and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         raise TrainingError("--compile needs a C++ compiler, and this machine has none: leave it out")
-    model_config = replace(ModelConfig(), channels=channels, codebook_sizes=sizes, alignment=alignment)
+    if not 0 < lowest_lambda <= highest_lambda:
+        raise typer.BadParameter(f"--lowest-lambda {lowest_lambda} must lie in (0, {highest_lambda}]")
+    model_config = ModelConfig(
+        quantizer=quantizer,
+        channels=channels,
+        encoder_channels=encoder_channels,
+        codebook_sizes=sizes,
+        alignment=alignment,
+        gate=gate,
+        scalar=ScalarConfig(levels=levels),
+    )
     config = replace(
         TrainConfig(),
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        optimizer=optimizer,
+        lowest_lambda=lowest_lambda,
+        highest_lambda=highest_lambda,
         side_dropout=side_dropout,
+        faulty_share=faulty_share,
         seed=seed,
-        unquantized_steps=min(unquantized_steps, steps // 2),
+        unquantized_steps=min(unquantized_steps, steps // 2) if quantizer == "residual_vq" else 0,
         synthetic_share=synthetic_share if pairs else 1.0,
         precision=precision or ("bf16" if device == "cuda" else "fp32"),
     )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ndsc.evaluate.protocols import CROP_HEIGHT, CROP_WIDTH, kitti128
 from training.checkpoint import Checkpoint
 from training.data import Frame, TrainingData
+from training.model import ConditionalVQVAE
+from training.scalar_codec import Codec
 
 
 def validation_view(frame: Frame) -> Frame:
@@ -24,44 +28,58 @@ def validation_view(frame: Frame) -> Frame:
 def validate(
     checkpoint: Checkpoint, frames: list[tuple[Frame, Frame]], device: torch.device, without: bool = True
 ) -> dict[str, list[float]]:
-    """Mean PSNR (float output, dB) with y and without, and index entropy (bpp), by rate level.
+    """Mean PSNR (float output, dB) with y and without, and rate (bpp), by rate level.
 
-    The entropy is of the indices' own histogram: a guide for choosing, not a rate anyone pays.
+    The rate is `bpp`, an estimate by the codec's own rate model, or `entropy_bpp`, of the indices' own histogram:
+    guides for choosing, not rates anyone pays.
     """
     model = checkpoint.averaged_model().to(device)
-    sizes = checkpoint.model_config.codebook_sizes
-    psnr: dict[str, list[list[float]]] = {"right": [], "none": []}
-    counts = [np.zeros(size, np.int64) for size in sizes]
+    psnr: dict[str, list[list[float]]] = {"right": [], "none": []} if without else {"right": []}
+    bits: list[list[float]] = []
+    histogram = Histogram(model)
     pixels = 0
     for left, right in frames:
         source, side = (
             torch.from_numpy(f.copy()).to(device).permute(2, 0, 1)[None].float() / 255 for f in (left, right)
         )
         pixels += left.shape[0] * left.shape[1]
-        indices = model.quantizer(model.encoder(source)).indices
-        for s, size in enumerate(sizes):
-            counts[s] += np.bincount(indices[0, s].flatten().cpu().numpy(), minlength=size)
+        points = model.operating_points(source)
         features = model.side_network(side)
-        for name, present in (("right", 1.0), ("none", 0.0)):
-            if name == "none" and not without:
-                continue
+        histogram.add(source)
+        bits.append([float(p.bits.sum()) for p in points if p.bits is not None])
+        for name, rows in psnr.items():
+            present = torch.tensor([float(name == "right")], device=device)
             row = []
-            for level in range(len(sizes)):
+            for level, point in enumerate(points):
                 at = torch.tensor([level], device=device)
-                decoded = model.decoder(
-                    model.quantizer.lookup(indices, at + 1),
-                    at,
-                    features,
-                    torch.tensor([present], device=device),
-                )
+                decoded = model.decoder(point.latents, at, features, present)
                 mse = (decoded.clamp(0, 1) - source).square().mean().item()
                 row.append(-10 * math.log10(mse))
-            psnr[name].append(row)
-    bits = [float(-(c[c > 0] * np.log2(c[c > 0] / c.sum())).sum()) for c in counts]
-    return {
-        **{name: np.mean(rows, axis=0).round(3).tolist() for name, rows in psnr.items() if rows},
-        "entropy_bpp": (np.cumsum(bits) / pixels).round(4).tolist(),
-    }
+            rows.append(row)
+    scores = {name: np.mean(rows, axis=0).round(3).tolist() for name, rows in psnr.items()}
+    if histogram.counts:
+        return scores | {"entropy_bpp": (np.cumsum(histogram.entropies()) / pixels).round(4).tolist()}
+    return scores | {"bpp": (np.sum(bits, axis=0) / pixels).round(4).tolist()}
+
+
+class Histogram:
+    """How often each index of each stage is chosen; nothing for a codec without codebooks."""
+
+    def __init__(self, model: Codec) -> None:
+        self.model = model
+        sizes = model.config.codebook_sizes if isinstance(model, ConditionalVQVAE) else ()
+        self.counts: list[npt.NDArray[np.int64]] = [np.zeros(size, np.int64) for size in sizes]
+
+    def add(self, source: Tensor) -> None:
+        """Count the indices of frames [B, 3, H, W]."""
+        if isinstance(self.model, ConditionalVQVAE):
+            indices = self.model.quantizer(self.model.encoder(source)).indices.cpu()
+            for s, counts in enumerate(self.counts):
+                counts += np.bincount(indices[:, s].flatten().numpy(), minlength=len(counts))
+
+    def entropies(self) -> list[float]:
+        """Bits of each stage's indices, all of them together."""
+        return [float(-(c[c > 0] * np.log2(c[c > 0] / c.sum())).sum()) for c in self.counts]
 
 
 @torch.no_grad()
@@ -69,13 +87,9 @@ def count_indices(
     checkpoint: Checkpoint, data: TrainingData, device: torch.device, batch_count: int = 16
 ) -> list[list[int]]:
     """How often each index of each stage is chosen on fresh training batches: the static prior's source."""
-    model = checkpoint.averaged_model().to(device)
-    config, sizes = checkpoint.train_config, checkpoint.model_config.codebook_sizes
-    counts = [np.zeros(size, np.int64) for size in sizes]
+    histogram = Histogram(checkpoint.averaged_model().to(device))
+    config = checkpoint.train_config
     first = config.steps + 100  # steps past the end: samples no training step sees
     for step in range(first, first + batch_count):
-        source = data.batch(config, len(sizes), step).source
-        indices = model.quantizer(model.encoder(source)).indices.cpu()
-        for s, size in enumerate(sizes):
-            counts[s] += np.bincount(indices[:, s].flatten().numpy(), minlength=size)
-    return [c.tolist() for c in counts]
+        histogram.add(data.batch(config, checkpoint.model_config.levels, step).source)
+    return [c.tolist() for c in histogram.counts]

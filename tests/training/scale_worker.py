@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training.config import ModelConfig, TrainConfig
 from training.data import TrainingData, render_drives
+from training.model import ConditionalVQVAE
 from training.paper.convolutional import ConvolutionalVQVAE, FamilyConfig
 from training.paper.fitting import FitConfig, fit
 from training.ranks import Ranks
@@ -47,6 +48,7 @@ def small_data() -> TrainingData:
 def run_with_deaths(ranks: Ranks) -> tuple[list[float], list[Tensor], Run]:
     """Losses of every step, the replaced vector of each stage, and the run at its end."""
     run = Run(MODEL, CONFIG, torch.device("cpu"), ranks)
+    assert isinstance(run.model, ConditionalVQVAE)
     losses, replaced = [], []
     for pending in train(run, small_data()):
         losses.append(pending.read().loss)

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from training.scalar import RateModel, ScalarConfig, ScalarQuantizer, logistic_bits
+from training.config import ScalarConfig
+from training.scalar import SCALES, RateModel, ScalarQuantizer, quantized_parameters, table_bits
 
-CONFIG = ScalarConfig(channels=3, bound=4, levels=3, hidden=8, blocks=1)
+CONFIG = ScalarConfig(bound=4, levels=3, hidden=8, blocks=1)
 
 
 def latents(batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -17,7 +18,7 @@ def latents(batch: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 def test_indices_are_whole_bounded_and_finer_at_higher_levels() -> None:
-    quantizer = ScalarQuantizer(CONFIG)
+    quantizer = ScalarQuantizer(CONFIG, 3)
     coarse, fine = (quantizer(latents(), torch.full((2,), level)) for level in (0, 2))
     for quantized in (coarse, fine):
         assert torch.equal(quantized.indices, quantized.indices.round())
@@ -28,7 +29,7 @@ def test_indices_are_whole_bounded_and_finer_at_higher_levels() -> None:
 
 
 def test_training_takes_the_rate_at_noise_and_passes_gradients_through_rounding() -> None:
-    quantizer = ScalarQuantizer(CONFIG)
+    quantizer = ScalarQuantizer(CONFIG, 3)
     source = latents().requires_grad_()
     quantized = quantizer(source, torch.tensor([0, 2]), torch.Generator().manual_seed(1))
     scaled = source * quantizer.log_gain[torch.tensor([0, 2])].exp()[:, :, None, None]
@@ -42,20 +43,31 @@ def test_training_takes_the_rate_at_noise_and_passes_gradients_through_rounding(
 
 
 def test_the_bits_are_those_of_a_distribution() -> None:
-    values = torch.arange(-300.0, 301)
-    for mean, log_scale in ((0.0, 0.0), (0.3, -1.5), (-2.6, 1.2)):
-        bits = logistic_bits(values, torch.tensor(mean), torch.tensor(log_scale))
-        assert float((2.0**-bits)[bits < 24].sum()) == pytest.approx(1, abs=1e-3)
-    far = logistic_bits(torch.tensor([200.0]), torch.tensor(0.0), torch.tensor(0.0))
-    assert float(far) == 24  # bounded, so that a stray index does not blow up a training step
+    for mean, scale in ((0.0, 20.0), (0.25, 3.0), (-2.5, 26.0)):
+        values = torch.arange(-6, 7) + round(mean)
+        bits = table_bits(values, torch.tensor(mean), torch.tensor(scale), 3)
+        width = 0.05 * math.exp(0.15 * scale)
+        outside = 1 - math.tanh((6.5 - abs(mean - round(mean))) / 2 / width)
+        assert float((2.0**-bits).sum()) == pytest.approx(1, abs=1e-3 + outside)
+    far = table_bits(torch.tensor([200.0]), torch.tensor(0.0), torch.tensor(20.0), 3)
+    assert float(far) == 16  # bounded, so that a stray index does not blow up a training step
+
+
+def test_means_and_scales_are_those_of_tables() -> None:
+    mean, scale = quantized_parameters(torch.randn(999) * 9, torch.randn(999) * 9, 4)
+    assert torch.equal(mean * 4, (mean * 4).round())
+    assert mean.abs().max() == 4
+    assert torch.equal(scale, scale.round())
+    assert scale.min().item() == 0
+    assert scale.max().item() == SCALES - 1
 
 
 def test_every_index_is_counted_once_and_sees_only_what_was_coded_before() -> None:
     torch.manual_seed(0)
-    rate = RateModel(CONFIG)
+    rate = RateModel(CONFIG, 3)
     for network in (rate.coarse, rate.diagonal, rate.rest):
         torch.nn.init.normal_(network.head.weight)
-    quantizer, level = ScalarQuantizer(CONFIG), torch.tensor([2, 1])
+    quantizer, level = ScalarQuantizer(CONFIG, 3), torch.tensor([2, 1])
     before = quantizer(latents(), level)
     bits = rate(before, level)
     assert bits.shape == (2, 3, 8, 12)
@@ -77,8 +89,8 @@ def test_every_index_is_counted_once_and_sees_only_what_was_coded_before() -> No
 
 def test_learning_the_prior_lowers_the_rate_towards_the_entropy() -> None:
     torch.manual_seed(0)
-    rate = RateModel(CONFIG)
-    quantizer, level = ScalarQuantizer(CONFIG), torch.zeros(8, dtype=torch.int64)
+    rate = RateModel(CONFIG, 3)
+    quantizer, level = ScalarQuantizer(CONFIG, 3), torch.zeros(8, dtype=torch.int64)
     optimizer = torch.optim.Adam(rate.parameters(), lr=3e-2)
     for step in range(60):
         loss = rate(quantizer(latents(8, step), level), level).mean()

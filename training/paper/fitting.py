@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndsc.codec.errors import NdscError
-from training.checkpoint import CheckpointError, optimizer_tensors, restore_optimizer
+from training.checkpoint import CheckpointError, optimizer_tensors, restore_optimizers
 from training.config import JsonConfig, Precision
 from training.paper.convolutional import Coded
 from training.quantizer import ResidualQuantizer
@@ -235,7 +235,9 @@ class _Run:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         if self.step < self.config.steps:  # a finished run needs no moments
-            tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.model, self.optimizer).items()}
+            tensors |= {
+                f"optimizer.{k}": v for k, v in optimizer_tensors(self.model, [self.optimizer]).items()
+            }
         record = self._record() | {
             "step": self.step,
             "seconds": self.seconds,
@@ -258,7 +260,7 @@ class _Run:
         if {k: record.get(k, {}) for k in ("model", "fit", "made_with")} != self._record():
             raise CheckpointError(f"{path}: a run with other settings; give them again, or another --output")
         self.model.load_state_dict(tensors["model"])
-        restore_optimizer(self.model, self.optimizer, tensors["optimizer"])
+        restore_optimizers(self.model, [self.optimizer], tensors["optimizer"])
         self.step, self.seconds, self.losses = record["step"], record["seconds"], record["losses"]
         self._pending = [torch.tensor(x) for x in record["pending"]]
 

@@ -1,0 +1,140 @@
+"""The codec trained for rate and distortion: its loss, its levels, and side information that is of no use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ndsc.codec.errors import BundleError
+from training.checkpoint import Checkpoint
+from training.config import ModelConfig, ScalarConfig, TrainConfig
+from training.data import Pair, TrainingData, render_drives
+from training.export import export
+from training.scalar_codec import ScalarCodec, distortion_weights
+from training.train import Run, train
+from training.validation import validate
+
+MODEL = ModelConfig(
+    quantizer="scalar",
+    channels=16,
+    encoder_channels=24,
+    quarter_channels=8,
+    encoder_blocks=1,
+    side_blocks=1,
+    decoder_blocks=1,
+    latent_dimension=6,
+    gate=True,
+    scalar=ScalarConfig(levels=3, hidden=16, blocks=1),
+)
+CONFIG = TrainConfig(
+    steps=60,
+    batch_size=4,
+    crop_height=32,
+    crop_width=64,
+    learning_rate=3e-3,
+    learning_rate_warmup_steps=4,
+    synthetic_share=1.0,
+    unquantized_steps=0,
+    weights_ema=0.9,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """A short run on two drives."""
+    run = Run(MODEL, CONFIG, CPU)
+    data = TrainingData([], render_drives(2, seed=5, width=160, height=80), CPU)
+    run.facts["losses"] = [pending.read().loss for pending in train(run, data)]
+    return run
+
+
+def test_training_lowers_the_loss(run: Run) -> None:
+    losses = run.facts["losses"]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+def test_rate_and_quality_of_a_trained_codec_rise_with_the_level(run: Run) -> None:
+    frames = [(p.left[:64, :128], p.right[:64, :128]) for p in render_drives(2, seed=9, width=160, height=80)]
+    scores = validate(run.checkpoint(), frames, CPU)
+    assert set(scores) == {"right", "none", "bpp"}
+    assert sorted(scores["bpp"]) == scores["bpp"]
+    assert scores["bpp"][2] > 1.2 * scores["bpp"][0]
+    assert scores["right"][2] > scores["right"][0]
+
+
+def test_the_loss_is_bits_and_weighted_squared_error() -> None:
+    torch.manual_seed(0)
+    codec = ScalarCodec(MODEL)
+    source, side = torch.rand(2, 2, 3, 32, 64)
+    level = torch.tensor([0, 2])
+    with torch.no_grad():
+        result = codec(source, side, torch.ones(2), level)
+    loss, mse, bpp = codec.losses(result, source, level, CONFIG).tolist()
+    errors = [float(((result.frame[i] - source[i]) * 255).square().mean()) for i in range(2)]
+    low, high = CONFIG.lowest_lambda, CONFIG.highest_lambda
+    rates = [float(bits) / (32 * 64) for bits in result.bits]
+    by_hand = [
+        (rates[0] + low * errors[0]) / math.sqrt(low / high),
+        rates[1] + high * errors[1],
+    ]
+    assert loss == pytest.approx(sum(by_hand) / 2, rel=1e-5)
+    assert mse * 255**2 == pytest.approx(sum(errors) / 2, rel=1e-5)
+    assert bpp == pytest.approx(sum(rates) / 2, rel=1e-5)
+
+
+def test_lambdas_lie_evenly_in_their_logarithm() -> None:
+    weights = distortion_weights(CONFIG, 5)
+    ratios = weights[1:] / weights[:-1]
+    assert float(weights[0]) == pytest.approx(CONFIG.lowest_lambda)
+    assert float(weights[-1]) == pytest.approx(CONFIG.highest_lambda)
+    assert torch.allclose(ratios, ratios[0].expand(4))
+
+
+def test_absent_side_information_has_no_influence(run: Run) -> None:
+    codec = run.checkpoint().averaged_model()
+    source, side = torch.rand(2, 1, 3, 32, 64)
+    level = torch.tensor([1])
+    with torch.no_grad():
+        one, other = (codec(source, y, torch.zeros(1), level).frame for y in (side, 1 - side))
+        seen = codec(source, side, torch.ones(1), level).frame
+    assert torch.equal(one, other)
+    assert not torch.equal(one, seen)
+
+
+def test_useless_side_information_is_another_view_or_black_and_the_source_stays() -> None:
+    frames = [np.full((40, 80, 3), value, np.uint8) for value in (40, 80, 120, 160)]
+    pairs = [Pair(frames[0], frames[1]), Pair(frames[2], frames[3])]
+    data = TrainingData(pairs, [], CPU)
+    config = replace(CONFIG, batch_size=64, synthetic_share=0.0, faulty_share=1.0)
+    samples = data.draw(config, 3, 0)
+    assert all(sample.side for sample in samples)
+    black = [sample.side.black for sample in samples if sample.side]
+    assert 10 < sum(black) < 34
+    others = [s for s in samples if s.side and s.side.pair != s.pair]
+    assert 3 < len(others) < 25
+    batch = data.batch(config, 3, 0)
+    usual = data.batch(replace(config, faulty_share=0.0), 3, 0)
+    dark = batch.side.amax((1, 2, 3)) == 0
+    assert dark.tolist() == black
+    # The first sample of a batch is drawn before any fault can move the draws after it.
+    assert torch.equal(batch.source[0], usual.source[0])
+
+
+def test_a_scalar_codec_has_no_bundle_yet(run: Run, tmp_path: Path) -> None:
+    checkpoint = run.checkpoint()
+    with pytest.raises(BundleError, match="cannot be exported"):
+        export(checkpoint, tmp_path / "bundle", name="scalar", licence="MIT", frames=[])
+
+
+def test_a_checkpoint_keeps_the_settings_of_the_quantizer(run: Run, tmp_path: Path) -> None:
+    run.facts = {}
+    run.checkpoint().save(tmp_path / "checkpoint")
+    loaded = Checkpoint.load(tmp_path / "checkpoint")
+    assert loaded.model_config == MODEL
+    assert isinstance(loaded.averaged_model(), ScalarCodec)
