@@ -185,5 +185,5 @@ def draw_short(rows: Sequence[Row], messages: Sequence[int], output: Path) -> No
     axes.set_xlabel("n = 2^k − 1: bits of x; k bits are sent")
     axes.set_ylabel("block error rate / that of ignoring")
     axes.set_title("Short blocks: bars are 95 % over seeds", fontsize=11)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     save_figure(figure, output / "short")
