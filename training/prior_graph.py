@@ -48,8 +48,8 @@ class PassWeights:
     """Sums are scaled by 2**-weight_bits and rounded, halves up."""
 
 
-class _Writer:
-    """Collects nodes and constants; every method returns the name of what it made."""
+class PriorWriter:
+    """Collects nodes and constants of a `prior.onnx`; methods return the name of what they made."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -68,30 +68,56 @@ class _Writer:
         return self.names[key]
 
     def node(self, operation: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """An operation with one output."""
         self.nodes.append(helper.make_node(operation, list(inputs), [output], **attributes))
         return output
 
     def input(self, name: str, shape: Sequence[Any]) -> str:
+        """An int32 input."""
         self.inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, list(shape)))
         return name
 
-    def convolution(self, x: str, layer: Layer, name: str, offset: np.float32, output: str = "") -> str:
+    def output(self, name: str, shape: Sequence[Any]) -> None:
+        """Make a value an output."""
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+
+    def convolution(
+        self,
+        x: str,
+        layer: Layer,
+        name: str,
+        offset: np.float32,
+        output: str = "",
+        **attributes: int,
+    ) -> str:
+        """A convolution with "same" padding, `offset` added to its bias."""
         weight = self.constant(f"{name}.weight", layer.weight)
         bias = self.constant(f"{name}.bias", layer.bias + offset)
         around = layer.weight.shape[-1] // 2
-        return self.node("Conv", [x, weight, bias], output or f"{name}.sum", pads=[around] * 4)
+        return self.node("Conv", [x, weight, bias], output or f"{name}.sum", pads=[around] * 4, **attributes)
 
     def to_steps(self, x: str, bits: int, name: str) -> str:
         """⌊x · 2**-bits⌋; the half that rounds is in the bias before it, which saves an addition."""
         scaled = self.node("Mul", [x, self.constant(f"scale{bits}", 2.0**-bits)], f"{name}.scaled")
         return self.node("Floor", [scaled], f"{name}.steps")
 
-    def clip(self, x: str, name: str) -> str:
-        limits = [self.constant("zero", 0.0), self.constant("most", float(LARGEST_ACTIVATION))]
-        return self.node("Clip", [x, *limits], f"{name}.clipped")
+    def clip(self, x: str, name: str, *, signed: bool = False) -> str:
+        """To an activation's range."""
+        most = float(LARGEST_ACTIVATION)
+        low = self.constant("least", -most) if signed else self.constant("zero", 0.0)
+        return self.node("Clip", [x, low, self.constant("most", most)], f"{name}.clipped")
+
+    def model(self) -> bytes:
+        """The file."""
+        graph = helper.make_graph(self.nodes, "prior", self.inputs, self.outputs, self.constants)
+        opsets = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        onnx.checker.check_model(model, full_check=True)
+        data: bytes = model.SerializeToString()
+        return data
 
 
-def _add_pass(writer: _Writer, name: str, weights: PassWeights) -> None:
+def _add_pass(writer: PriorWriter, name: str, weights: PassWeights) -> None:
     half = np.float32(1 << weights.weight_bits >> 1)
     planes = grids = ""
     if weights.own is not None:
@@ -139,10 +165,10 @@ def _add_pass(writer: _Writer, name: str, weights: PassWeights) -> None:
         x = writer.clip(writer.node("Add", [x, branch], f"{label}.joined"), label)
     writer.convolution(x, weights.head, f"{name}.head", np.float32(0), output=f"{name}.sums")
     shape = ["phases", weights.head.weight.shape[0], f"{name}.h", f"{name}.w"]
-    writer.outputs.append(helper.make_tensor_value_info(f"{name}.sums", TensorProto.FLOAT, shape))
+    writer.output(f"{name}.sums", shape)
 
 
-def _known_planes(writer: _Writer, name: str, weights: PassWeights) -> str:
+def _known_planes(writer: PriorWriter, name: str, weights: PassWeights) -> str:
     """Indices [B, planes, h, w] → features [B, planes · E, h, w]."""
     assert weights.own is not None
     assert weights.targets[0].around is not None
@@ -158,11 +184,7 @@ def _known_planes(writer: _Writer, name: str, weights: PassWeights) -> str:
 
 def prior_onnx(passes: Mapping[str, PassWeights]) -> bytes:
     """All passes in one file, not connected with each other."""
-    writer = _Writer()
+    writer = PriorWriter()
     for name, weights in passes.items():
         _add_pass(writer, name, weights)
-    graph = helper.make_graph(writer.nodes, "prior", writer.inputs, writer.outputs, writer.constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
+    return writer.model()

@@ -77,10 +77,10 @@ class Bitstream:
     geometry: Geometry
     prior: LatentPrior
     rate_levels: tuple[int, ...]
-    """Residual stages sent at each rate level."""
+    """Stages sent at each rate level."""
 
     def stages_sent(self, rate_level: int) -> int:
-        """Residual stages in a payload of `rate_level`. Raises RateLevelError when there is no such level."""
+        """Stages in a payload of `rate_level`. Raises RateLevelError when there is no such level."""
         if not 0 <= rate_level < len(self.rate_levels):
             raise RateLevelError(
                 f"no rate level {rate_level}; this bundle has 0 to {len(self.rate_levels) - 1}"
@@ -115,7 +115,9 @@ def encode_payload(indices: NDArray[np.int32], rate_level: int, bitstream: Bitst
     for stage, size in zip(indices, bitstream.prior.codebook_sizes, strict=False):
         if int(stage.min()) < 0 or int(stage.max()) >= size:
             raise ValueError(f"indices outside a codebook of {size} vectors")
-    return bitstream.prior.encode(indices) + _CRC.pack(_indices_crc(indices, rate_level, bitstream))
+    return bitstream.prior.encode(indices, rate_level) + _CRC.pack(
+        _indices_crc(indices, rate_level, bitstream)
+    )
 
 
 def decode_payload(payload: bytes, grid: Grid, rate_level: int, bitstream: Bitstream) -> NDArray[np.int32]:
@@ -131,7 +133,8 @@ def decode_payload(payload: bytes, grid: Grid, rate_level: int, bitstream: Bitst
             f"a payload of {len(payload)} bytes cannot be a grid of {grid.width}x{grid.height} at rate level "
             f"{rate_level} (whole words, {least} to {most} bytes); it is damaged or of another frame size"
         )
-    indices = bitstream.prior.decode(payload[:-PAYLOAD_CRC_BYTES], stages, grid.height, grid.width)
+    coded = payload[:-PAYLOAD_CRC_BYTES]
+    indices = bitstream.prior.decode(coded, stages, grid.height, grid.width, rate_level)
     (expected,) = _CRC.unpack(payload[-PAYLOAD_CRC_BYTES:])
     if _indices_crc(indices, rate_level, bitstream) != expected:
         raise PayloadCorruptError(

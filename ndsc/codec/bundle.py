@@ -7,8 +7,9 @@
 
 Two identities: the **bitstream id** hashes the manifest's "bitstream" object, what the bits mean; the
 **bundle id** hashes the whole manifest, and through it every file. Another decoder changes the second and
-not the first. Canonical JSON, which both hash, has sorted keys, no spaces, and is UTF-8. Format version 1
-is `proto/SPEC.md`; version 0 carried no promise and is not read any more.
+not the first. Canonical JSON, which both hash, has sorted keys, no spaces, and is UTF-8. `proto/SPEC.md` holds
+format version 1, of residual stages, and version 2, of a scalar quantizer's planes; version 0 carried no promise
+and is not read any more.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ndsc.codec.errors import BundleError, OutputError, first_problem
 from ndsc.codec.frames import Geometry
 from ndsc.codec.golden import Golden, make_golden
 from ndsc.codec.prior import FREQUENCY_TOTAL, MAX_STAGES, LatentPrior, StaticPrior
+from ndsc.codec.scalar_prior import MAX_PLANES, ScalarPrior
 
 BUNDLE_ENVIRONMENT: Final = "NDSC_BUNDLE"
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -43,7 +45,9 @@ Parts = Literal["all", "encoder"]
 """What is read of a bundle: every file, or those that a camera node needs, which are all but the decoder."""
 
 _PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-_Version = Annotated[int, Field(ge=1, le=1)]
+_Version = Annotated[int, Field(ge=1, le=2)]
+PLANES_VERSION: Final = 2
+"""The format version of bundles whose prior is a scalar quantizer's."""
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -57,16 +61,18 @@ class BitstreamFacts(_Strict):
     format_version: _Version
     stride: Annotated[int, Field(ge=1, le=256)]
     codebook_sizes: Annotated[
-        list[Annotated[int, Field(ge=2, le=FREQUENCY_TOTAL)]], Field(min_length=1, max_length=MAX_STAGES)
+        list[Annotated[int, Field(ge=2, le=FREQUENCY_TOTAL)]], Field(min_length=1, max_length=MAX_PLANES)
     ]
     rate_levels: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=256)]
-    """Residual stages sent at each level."""
+    """Stages sent at each level."""
     max_side: Annotated[int, Field(ge=1, le=0xFFFF)]
     max_pixels: Annotated[int, Field(ge=1, le=1 << 26)]
     prior_sha256: _Sha256
 
     @model_validator(mode="after")
     def _levels_rise(self) -> Self:
+        if self.format_version < PLANES_VERSION and len(self.codebook_sizes) > MAX_STAGES:
+            raise ValueError(f"codebook_sizes has more than {MAX_STAGES} entries")
         if sorted(self.rate_levels) != self.rate_levels or self.rate_levels[-1] > len(self.codebook_sizes):
             raise ValueError(
                 "rate_levels must not fall and must not send more stages than there are codebooks"
@@ -105,6 +111,8 @@ class Manifest(_Strict):
         missing = [name for name in REQUIRED_FILES if name not in self.files]
         if missing:
             raise ValueError(f"{missing[0]} is not listed under files")
+        if self.format_version != self.bitstream.format_version:
+            raise ValueError("the manifest and its bitstream have different format versions")
         if self.files["prior.json"].sha256 != self.bitstream.prior_sha256:
             raise ValueError("prior_sha256 is not the sha256 listed for prior.json")
         return self
@@ -160,11 +168,12 @@ class Bundle:
             if len(files[name]) != listed.bytes or hashlib.sha256(files[name]).hexdigest() != listed.sha256:
                 raise BundleError(f"{path}: {name} is not the file the manifest lists; copy the bundle again")
         facts = manifest.bitstream
-        prior: LatentPrior
-        if "prior.onnx" in files:
-            prior = ContextPrior.from_files(files["prior.json"], files["prior.onnx"])
-        else:
-            prior = StaticPrior.from_json(files["prior.json"])
+        prior = _prior(facts.format_version, files)
+        if prior.rate_levels not in (None, len(facts.rate_levels)):
+            raise BundleError(
+                f"{path}: prior.json is for {prior.rate_levels} rate levels, the manifest has "
+                f"{len(facts.rate_levels)}"
+            )
         if list(prior.codebook_sizes) != facts.codebook_sizes:
             raise BundleError(
                 f"{path}: prior.json is for codebooks of {list(prior.codebook_sizes)} vectors, "
@@ -253,7 +262,7 @@ class Bundle:
         return (self.rate_level_count - 1) // 2
 
     def stages_sent(self, rate_level: int) -> int:
-        """Residual stages in a payload of `rate_level`. Raises RateLevelError."""
+        """Stages in a payload of `rate_level`. Raises RateLevelError."""
         return self.bitstream.stages_sent(rate_level)
 
     def check_golden(self) -> None:
@@ -261,6 +270,17 @@ class Bundle:
         if not self._golden_checked:
             self.golden.check(self.bitstream)
             self._golden_checked = True
+
+
+def _prior(format_version: int, files: Mapping[str, bytes]) -> LatentPrior:
+    """The prior of a bundle's files. Raises BundleError."""
+    if format_version == PLANES_VERSION:
+        if "prior.onnx" not in files:
+            raise BundleError("prior.onnx is not listed under files")
+        return ScalarPrior(files["prior.json"], files["prior.onnx"])
+    if "prior.onnx" in files:
+        return ContextPrior.from_files(files["prior.json"], files["prior.onnx"])
+    return StaticPrior.from_json(files["prior.json"])
 
 
 def _read_file(path: Path, limit: int) -> bytes:
@@ -329,8 +349,9 @@ def write_bundle(
         raise BundleError(f"{directory} exists and is not a bundle; choose another place or empty it")
     try:
         prior_files = prior.files()
+        version = PLANES_VERSION if isinstance(prior, ScalarPrior) else 1
         facts = BitstreamFacts(
-            format_version=1,
+            format_version=version,
             stride=geometry.stride,
             codebook_sizes=list(prior.codebook_sizes),
             rate_levels=list(rate_levels),
@@ -346,7 +367,7 @@ def write_bundle(
             "golden.json": golden.to_json(),
         }
         manifest = Manifest(
-            format_version=1,
+            format_version=version,
             name=name,
             bitstream=facts,
             opset=opset,

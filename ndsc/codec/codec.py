@@ -1,6 +1,6 @@
 """Frames to compressed frames and back: what the services, the client, the command and the evaluation use.
 
-FrameEncoder   frame x → pad → encoder.onnx → indices (no rate level yet) → the stages sent → payload
+FrameEncoder   frame x → pad → encoder.onnx → indices → the stages sent at a rate level → payload
 FrameDecoder   payload → indices (all checks, CPU only) → decoder.onnx with y → crop → frame x̂
 """
 
@@ -29,7 +29,7 @@ class Indices:
 
     bitstream_id: bytes
     rate_level: int
-    """The level that the stages make up."""
+    """The level that the stages make up, or the only one that they are for."""
     width: int
     """Pixels of the frame before padding."""
     height: int
@@ -47,7 +47,8 @@ class FrameEncoder:
     def __init__(self, bundle: Bundle, options: RuntimeOptions = _DEFAULT_OPTIONS) -> None:
         bundle.check_golden()
         self.bundle = bundle
-        self._session = EncoderSession(bundle.encoder_onnx, options)
+        self._by_level = bundle.prior.rate_levels is not None
+        self._session = EncoderSession(bundle.encoder_onnx, options, by_level=self._by_level)
 
     @property
     def provider(self) -> str:
@@ -61,37 +62,42 @@ class FrameEncoder:
         """
         level = self.bundle.default_rate_level if rate_level is None else operator.index(rate_level)
         self.bundle.stages_sent(level)
-        return self.pack(self.analyze(frame), level)
+        return self.pack(self.analyze(frame, level), level)
 
-    def analyze(self, frame: Frame) -> Indices:
-        """uint8 RGB [H, W, 3] → the indices of all stages that any rate level sends. The network runs here.
+    def analyze(self, frame: Frame, rate_level: int | None = None) -> Indices:
+        """uint8 RGB [H, W, 3] → indices. The network runs here.
 
-        Raises GeometryError for a frame of another kind or size than the bundle codes.
+        They are those of all stages that any rate level sends, for every level; or, where levels have indices of
+        their own, those of `rate_level` (the bundle's default when None), for that level alone.
+
+        Raises RateLevelError, and GeometryError for a frame of another kind or size than the bundle codes.
         """
+        level = self.bundle.rate_level_count - 1
+        if self._by_level:
+            level = self.bundle.default_rate_level if rate_level is None else operator.index(rate_level)
         height, width = check_frame(frame).shape[:2]
         grid = self.bundle.geometry.grid(width, height)
         padded = to_float(pad(frame, self.bundle.geometry.stride))
-        indices = self._session.run(padded[None])
+        sent = self.bundle.stages_sent(level)
+        indices = self._session.run(padded[None], np.array([level], np.int64))
         sizes = self.bundle.prior.codebook_sizes
         if indices.shape != (1, len(sizes), grid.height, grid.width) or indices.dtype != np.int32:
             raise BundleError(
                 f"encoder.onnx made {indices.dtype} {list(indices.shape)} for a frame of "
                 f"{width}x{height}; the bundle was exported wrongly"
             )
-        highest = self.bundle.rate_level_count - 1
-        stages = indices[0, : self.bundle.stages_sent(highest)]
-        return Indices(self.bundle.bitstream_id, highest, width, height, stages)
+        return Indices(self.bundle.bitstream_id, level, width, height, indices[0, :sent])
 
     def pack(self, indices: Indices, rate_level: int) -> CompressedFrame:
-        """Indices → compressed frame at `rate_level`; one frame can be packed at several levels.
+        """Indices → compressed frame at `rate_level`; stages of one frame can be packed at several levels.
 
-        Raises RateLevelError for a level that the bundle lacks, or the indices, which were unpacked from a lower
-        one; BitstreamMismatchError for indices of another bitstream.
+        Raises RateLevelError for a level that the bundle lacks, or the indices, which are of a lower one or of
+        another that has its own; BitstreamMismatchError for indices of another bitstream.
         """
         bitstream = self.bundle.bitstream
         bitstream.check_id(indices.bitstream_id)
         stages = bitstream.stages_sent(rate_level)
-        if len(indices.stages) < stages:
+        if len(indices.stages) < stages or (self._by_level and indices.rate_level != rate_level):
             raise RateLevelError(
                 f"indices of rate level {indices.rate_level} do not suffice for {rate_level}; analyze the frame"
             )

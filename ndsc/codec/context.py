@@ -166,6 +166,11 @@ class ContextPrior:
             self._check_shapes(one, 1, 1)
 
     @property
+    def rate_levels(self) -> None:
+        """None: a level is the number of stages sent."""
+        return
+
+    @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """Codebook size of each stage."""
         return tuple(stage.codebook_size for stage in self.stages)
@@ -203,11 +208,11 @@ class ContextPrior:
             raise BundleError(f"this is not a valid prior: {first_problem(error)}") from error
         return {"prior.json": spelt, "prior.onnx": self.network}
 
-    def encode(self, indices: Grid) -> bytes:
+    def encode(self, indices: Grid, rate_level: int = 0) -> bytes:
         """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
         return entropy.encode(*self._digits(indices))
 
-    def ideal_bits(self, indices: Grid) -> float:
+    def ideal_bits(self, indices: Grid, rate_level: int = 0) -> float:
         """Information in indices [stages sent, h, w] under this prior: -Σ log2(frequency / 2**16)."""
         total = 0.0
         for digits, table in zip(*self._digits(indices), strict=True):
@@ -215,7 +220,7 @@ class ContextPrior:
             total += FREQUENCY_BITS * digits.size - float(np.log2(frequencies).sum())
         return total
 
-    def decode(self, coded: bytes, stages_sent: int, height: int, width: int) -> Grid:
+    def decode(self, coded: bytes, stages_sent: int, height: int, width: int, rate_level: int = 0) -> Grid:
         """Coded bytes → indices int32 [stages sent, height, width].
 
         Raises PayloadCorruptError where the bytes are not the very ones that `encode` makes of the indices.
@@ -236,7 +241,9 @@ class ContextPrior:
             )
         return indices
 
-    def sample(self, rng: np.random.Generator, stages_sent: int, height: int, width: int) -> Grid:
+    def sample(
+        self, rng: np.random.Generator, stages_sent: int, height: int, width: int, rate_level: int = 0
+    ) -> Grid:
         """Indices int32 [stages sent, height, width] drawn from this prior, in integer arithmetic."""
 
         def draw(frequencies: Frequencies) -> Grid:

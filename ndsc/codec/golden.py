@@ -136,7 +136,13 @@ def make_golden(bitstream: Bitstream) -> Golden:
     spoilt = _DAMAGED_GRID if _DAMAGED_GRID in grids else grids[0]
     for level in range(len(bitstream.rate_levels)):
         stages, prior = bitstream.stages_sent(level), bitstream.prior
-        drawn = [prior.sample(rng, stages, grid.height, grid.width) for grid in grids]
+        # Planes are many: the largest grid once, or the vectors take more room than the networks.
+        large = prior.rate_levels is None or level == len(bitstream.rate_levels) // 2
+        drawn = [
+            prior.sample(rng, stages, grid.height, grid.width, level)
+            for grid in grids
+            if large or grid.positions <= _UNIFORM_GRID.positions
+        ]
         shape = (uniform.height, uniform.width)
         drawn.append(
             np.stack([rng.integers(k, size=shape, dtype=np.int32) for k in prior.codebook_sizes[:stages]])

@@ -1,6 +1,7 @@
 """The latent prior: how likely each index is, in integers, so that any machine computes the same bits.
 
-Two kinds: a static table for each residual stage, here, and the context prior (`ndsc.codec.context`). Frequencies
+Three kinds: a static table for each residual stage, here; the context prior of such stages (`ndsc.codec.context`);
+and the prior of a scalar quantizer's planes (`ndsc.codec.scalar_prior`). Below, *stages* are either. Frequencies
 are integers of at least 1 that add up to 2**16; no floating-point result ever reaches the entropy coder.
 """
 
@@ -34,22 +35,28 @@ class LatentPrior(Protocol):
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
-        """Codebook size of each stage."""
+        """How many values the indices of each stage have."""
 
-    def encode(self, indices: NDArray[np.int32]) -> bytes:
+    @property
+    def rate_levels(self) -> int | None:
+        """Rate levels whose indices differ; None where all levels send the first of the same stages."""
+
+    def encode(self, indices: NDArray[np.int32], rate_level: int = 0) -> bytes:
         """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
 
-    def decode(self, coded: bytes, stages_sent: int, height: int, width: int) -> NDArray[np.int32]:
+    def decode(
+        self, coded: bytes, stages_sent: int, height: int, width: int, rate_level: int = 0
+    ) -> NDArray[np.int32]:
         """Coded bytes → indices int32 [stages sent, height, width].
 
         Raises PayloadCorruptError where the bytes are not the very ones that `encode` makes of the indices.
         """
 
-    def ideal_bits(self, indices: NDArray[np.int32]) -> float:
+    def ideal_bits(self, indices: NDArray[np.int32], rate_level: int = 0) -> float:
         """Information in indices [stages sent, h, w] under this prior: -Σ log2(frequency / 2**16)."""
 
     def sample(
-        self, rng: np.random.Generator, stages_sent: int, height: int, width: int
+        self, rng: np.random.Generator, stages_sent: int, height: int, width: int, rate_level: int = 0
     ) -> NDArray[np.int32]:
         """Indices int32 [stages sent, height, width] drawn from this prior, in integer arithmetic."""
 
@@ -95,6 +102,11 @@ class StaticPrior:
             table.flags.writeable = False
 
     @property
+    def rate_levels(self) -> None:
+        """None: a level is the number of stages sent."""
+        return
+
+    @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """Entries of each stage's table."""
         return tuple(table.size for table in self.frequencies)
@@ -132,18 +144,20 @@ class StaticPrior:
         content = {"kind": "static-table", "frequency_bits": FREQUENCY_BITS, "frequencies": tables}
         return {"prior.json": json.dumps(content, sort_keys=True, separators=(",", ":")).encode()}
 
-    def ideal_bits(self, indices: NDArray[np.integer[Any]]) -> float:
+    def ideal_bits(self, indices: NDArray[np.integer[Any]], rate_level: int = 0) -> float:
         """Information in indices [stages sent, h, w] under this prior: -Σ log2(frequency / 2**16)."""
         total = 0.0
         for table, stage in zip(self.frequencies, indices, strict=False):
             total += stage.size * FREQUENCY_BITS - float(np.log2(table[stage]).sum())
         return total
 
-    def encode(self, indices: NDArray[np.int32]) -> bytes:
+    def encode(self, indices: NDArray[np.int32], rate_level: int = 0) -> bytes:
         """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
         return entropy.encode(list(indices), self.frequencies)
 
-    def decode(self, coded: bytes, stages_sent: int, height: int, width: int) -> NDArray[np.int32]:
+    def decode(
+        self, coded: bytes, stages_sent: int, height: int, width: int, rate_level: int = 0
+    ) -> NDArray[np.int32]:
         """Coded bytes → indices int32 [stages sent, height, width].
 
         Raises PayloadCorruptError where the bytes are not the very ones that `encode` makes of the indices.
@@ -156,7 +170,7 @@ class StaticPrior:
         return np.stack(stages).reshape(stages_sent, height, width)
 
     def sample(
-        self, rng: np.random.Generator, stages_sent: int, height: int, width: int
+        self, rng: np.random.Generator, stages_sent: int, height: int, width: int, rate_level: int = 0
     ) -> NDArray[np.int32]:
         """Indices int32 [stages sent, height, width] drawn from this prior, in integer arithmetic."""
         stages = []

@@ -103,18 +103,30 @@ def _first_line(error: Exception) -> str:
 
 
 class EncoderSession(_Session):
-    """`encoder.onnx`: input `frame`, output `indices`.
+    """`encoder.onnx`: input `frame`, and `rate_level` where levels have indices of their own; output `indices`.
 
     Raises ProviderError when the provider is not there, BundleError when the graph cannot be loaded or has
     other inputs and outputs.
     """
 
-    def __init__(self, onnx_bytes: bytes, options: RuntimeOptions = RuntimeOptions()) -> None:
-        super().__init__("encoder.onnx", onnx_bytes, options, ("frame",), "indices")
+    def __init__(
+        self, onnx_bytes: bytes, options: RuntimeOptions = RuntimeOptions(), *, by_level: bool = False
+    ) -> None:
+        inputs = ("frame", "rate_level") if by_level else ("frame",)
+        super().__init__("encoder.onnx", onnx_bytes, options, inputs, "indices")
+        self._by_level = by_level
 
-    def run(self, frames: NDArray[np.float32]) -> NDArray[np.int32]:
-        """float32 [B, 3, H, W] in [0, 1], H and W whole strides → int32 [B, S, h, w], all S stages."""
-        return self._run({"frame": frames})
+    def run(
+        self, frames: NDArray[np.float32], rate_level: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int32]:
+        """float32 [B, 3, H, W] in [0, 1], H and W whole strides → int32 [B, S, h, w], all S stages.
+
+        `rate_level` int64 [B], 0 when None, counts where levels have indices of their own.
+        """
+        if not self._by_level:
+            return self._run({"frame": frames})
+        levels = np.zeros(len(frames), np.int64) if rate_level is None else rate_level
+        return self._run({"frame": frames, "rate_level": levels})
 
 
 class PriorSession(_Session):

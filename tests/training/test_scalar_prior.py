@@ -1,0 +1,99 @@
+"""A trained rate model and the prior made of it: the same sums, the same bits, to the last one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ndsc.codec.errors import PayloadCorruptError
+from ndsc.codec.scalar_prior import GROUPS, ScalarPrior
+from training.config import ScalarConfig
+from training.scalar import RateModel, ScalarQuantized
+from training.scalar_graph import scalar_prior
+
+PLANES, LEVELS, BOUND = 5, 3, 6
+SIZES = [(1, 1), (1, 7), (2, 2), (3, 5), (4, 4), (9, 14), (16, 32)]
+
+
+@pytest.fixture(scope="module")
+def model() -> RateModel:
+    """With weights large enough that means and scales differ everywhere."""
+    torch.manual_seed(3)
+    model = RateModel(ScalarConfig(levels=LEVELS, bound=BOUND, hidden=24, blocks=2), PLANES)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "head.weight" in name:
+                parameter.mul_(3)
+            if "level" in name or "bias" in name or "first" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.4)
+    return model
+
+
+@pytest.fixture(scope="module")
+def prior(model: RateModel) -> ScalarPrior:
+    return scalar_prior(model, PLANES)
+
+
+def grids(prior: ScalarPrior, height: int, width: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(height * width)
+    uniform = rng.integers(0, 2 * BOUND + 1, (PLANES, height, width), dtype=np.int32)
+    return [uniform, prior.sample(rng, PLANES, height, width, 1), np.zeros_like(uniform)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_what_is_encoded_is_decoded(prior: ScalarPrior, height: int, width: int) -> None:
+    for level in range(LEVELS):
+        for indices in grids(prior, height, width):
+            coded = prior.encode(indices, level)
+            assert np.array_equal(prior.decode(coded, PLANES, height, width, level), indices)
+
+
+def test_the_codec_pays_what_training_says(prior: ScalarPrior, model: RateModel) -> None:
+    """Sums are equal to the bit. Tables leave out what lies beyond the values, which training pays for: little."""
+    for level in range(LEVELS):
+        rng = np.random.default_rng(level)
+        for indices in (prior.sample(rng, PLANES, 16, 32, level), grids(prior, 16, 32)[0]):
+            values = torch.from_numpy(indices[None] - BOUND).float()
+            with torch.no_grad():
+                told = model(ScalarQuantized(values, values, values), torch.tensor([level])).sum().item()
+            paid = prior.ideal_bits(indices, level)
+            assert 0.99 * told < paid < 1.001 * told
+            assert 8 * len(prior.encode(indices, level)) == pytest.approx(paid, rel=1e-3, abs=64)
+
+
+def test_sums_are_those_of_training(prior: ScalarPrior, model: RateModel) -> None:
+    """Every mean and scale of every group; the network sees what training showed it."""
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 2 * BOUND + 1, (PLANES, 12, 20), dtype=np.int32)
+    values = torch.from_numpy(indices[None] - BOUND).float()
+    padded = prior._padded(12, 20)
+    padded[:] = indices
+    differ = 0
+    for group in GROUPS[1:]:
+        mean, scale = prior._parameters(padded, group, 2, 12 // group.side, 20 // group.side)
+        known = torch.cat([values[..., a :: group.side, b :: group.side] for a, b in group.known], 1)
+        with torch.no_grad():
+            expected = model.get_submodule(group.name)(known, torch.tensor([2]))
+        expected_mean, expected_scale = (x[0].numpy() for x in expected)
+        assert np.array_equal(mean.reshape(expected_mean.shape), 4 * expected_mean)
+        assert np.array_equal(scale.reshape(expected_scale.shape), expected_scale)
+        differ += len(np.unique(mean)) + len(np.unique(scale))
+    assert differ > 60
+
+
+def test_a_changed_or_longer_payload_is_refused(prior: ScalarPrior) -> None:
+    indices = grids(prior, 9, 14)[1]
+    coded = prior.encode(indices, 1)
+    for damaged in (coded + bytes(4), coded[:-4] + bytes([coded[-4] ^ 1]) + coded[-3:], b"\xff" * len(coded)):
+        try:
+            found = prior.decode(damaged, PLANES, 9, 14, 1)
+        except PayloadCorruptError:
+            continue
+        assert prior.encode(found, 1) == damaged  # another grid's sound payload: the checksum's business
+        assert not np.array_equal(found, indices)
+
+
+def test_levels_have_tables_of_their_own(prior: ScalarPrior) -> None:
+    indices = grids(prior, 9, 14)[0]
+    assert len({prior.encode(indices, level) for level in range(LEVELS)}) == LEVELS
