@@ -82,6 +82,11 @@ class ModelConfig(JsonConfig):
         return 8
 
     @property
+    def stages(self) -> int:
+        """Indices at each position: residual stages, or planes of a scalar quantizer."""
+        return len(self.codebook_sizes) if self.quantizer == "residual_vq" else self.latent_dimension
+
+    @property
     def levels(self) -> int:
         """Rate levels."""
         return len(self.codebook_sizes) if self.quantizer == "residual_vq" else self.scalar.levels

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from ndsc.codec.bundle import Bundle, write_bundle
 from ndsc.codec.errors import BundleError, NdscError
 from ndsc.codec.frames import Geometry, pad, to_float
-from ndsc.codec.prior import StaticPrior
+from ndsc.codec.prior import LatentPrior, StaticPrior
 from ndsc.codec.runtime import DecoderSession, EncoderSession
 from ndsc.evaluate.protocols import kitti128
 from training.checkpoint import Checkpoint
 from training.data import Frame, Pair, load_pairs, render_drives
-from training.model import ConditionalVQVAE
+from training.scalar import ScalarQuantizer
+from training.scalar_codec import Codec, ScalarCodec
 
 OPSET = 20
 """The first with GELU as one operator; spelt out in five, it cost the encoder a third of its time."""
@@ -50,22 +51,29 @@ MAX_FRAME_DIFFERENCE = 2e-3
 
 
 class EncoderGraph(nn.Module):
-    """`frame` float32 [B, 3, H, W] in [0, 1] → `indices` int32 [B, S, H/8, W/8], every stage."""
+    """`frame` float32 [B, 3, H, W] in [0, 1] → `indices` int32 [B, S, H/8, W/8], every stage.
 
-    def __init__(self, model: ConditionalVQVAE) -> None:
+    A scalar codec also takes `rate_level` int64 [B]; its indices are the whole numbers plus the bound.
+    """
+
+    def __init__(self, model: Codec) -> None:
         super().__init__()
         self.encoder, self.quantizer = model.encoder, model.quantizer
 
-    def forward(self, frame: Tensor) -> Tensor:
+    def forward(self, frame: Tensor, rate_level: Tensor | None = None) -> Tensor:
         """Indices of a frame."""
-        indices: Tensor = self.quantizer(self.encoder(frame)).indices
+        latents = self.encoder(frame)
+        if isinstance(self.quantizer, ScalarQuantizer):
+            numbers: Tensor = self.quantizer(latents, rate_level).indices
+            return (numbers + self.quantizer.config.bound).to(torch.int32)
+        indices: Tensor = self.quantizer(latents).indices
         return indices.to(torch.int32)
 
 
 class DecoderGraph(nn.Module):
     """`indices`, `rate_level`, `side_information`, `side_present` → `frame` float32 [B, 3, H, W] in [0, 1]."""
 
-    def __init__(self, model: ConditionalVQVAE) -> None:
+    def __init__(self, model: Codec) -> None:
         super().__init__()
         self.model = model
 
@@ -73,7 +81,11 @@ class DecoderGraph(nn.Module):
         self, indices: Tensor, rate_level: Tensor, side_information: Tensor, side_present: Tensor
     ) -> Tensor:
         """The decoded frame; stages past the level are ignored, y too where `side_present` is 0."""
-        latents = self.model.quantizer.lookup(indices.to(torch.int64), rate_level + 1)
+        quantizer = self.model.quantizer
+        if isinstance(quantizer, ScalarQuantizer):
+            latents = quantizer.lookup(indices - quantizer.config.bound, rate_level)
+        else:
+            latents = quantizer.lookup(indices.to(torch.int64), rate_level + 1)
         features = self.model.side_network(side_information)
         decoded: Tensor = self.model.decoder(latents, rate_level, features, side_present)
         return decoded.clamp(0, 1)
@@ -131,17 +143,25 @@ def _onnx_bytes(
     return model.SerializeToString()
 
 
-def export_graphs(model: ConditionalVQVAE) -> tuple[bytes, bytes]:
+def export_graphs(model: Codec) -> tuple[bytes, bytes]:
     """(encoder.onnx, decoder.onnx) of a codec in evaluation mode."""
-    stride, stages = model.config.stride, len(model.config.codebook_sizes)
+    stride, stages = model.config.stride, model.config.stages
     batch, rows, columns = (torch.export.Dim(name, min=1, max=512) for name in ("batch", "rows", "columns"))
     frame = torch.rand(2, 3, 5 * stride, 7 * stride)
     indices = torch.zeros(2, stages, 5, 7, dtype=torch.int32)
     of_frame = {0: batch, 2: stride * rows, 3: stride * columns}
-    encoder = _onnx_bytes(EncoderGraph(model), (frame,), ["frame"], "indices", (of_frame,))
+    levels = torch.zeros(2, dtype=torch.int64)
+    by_level = isinstance(model, ScalarCodec)
+    encoder = _onnx_bytes(
+        EncoderGraph(model),
+        (frame, levels) if by_level else (frame,),
+        ["frame", "rate_level"] if by_level else ["frame"],
+        "indices",
+        (of_frame, {0: batch}) if by_level else (of_frame,),
+    )
     decoder = _onnx_bytes(
         DecoderGraph(model),
-        (indices, torch.zeros(2, dtype=torch.int64), frame, torch.ones(2)),
+        (indices, levels, frame, torch.ones(2)),
         ["indices", "rate_level", "side_information", "side_present"],
         "frame",
         ({0: batch, 2: rows, 3: columns}, {0: batch}, of_frame, {0: batch}),
@@ -151,22 +171,24 @@ def export_graphs(model: ConditionalVQVAE) -> tuple[bytes, bytes]:
 
 @torch.no_grad()
 def compare(
-    model: ConditionalVQVAE, encoder_onnx: bytes, decoder_onnx: bytes, pairs: list[tuple[Frame, Frame]]
+    model: Codec, encoder_onnx: bytes, decoder_onnx: bytes, pairs: list[tuple[Frame, Frame]]
 ) -> Agreement:
     """Run torch and onnxruntime on each pair: indices of the source, then the frame decoded from torch's indices
     at every level, with side information and without."""
-    encoder, decoder = EncoderSession(encoder_onnx), DecoderSession(decoder_onnx)
+    by_level = isinstance(model, ScalarCodec)
+    encoder, decoder = EncoderSession(encoder_onnx, by_level=by_level), DecoderSession(decoder_onnx)
     equal = total = 0
     worst = 0.0
     for source, side in pairs:
         x, y = (to_float(pad(frame, model.config.stride))[None] for frame in (source, side))
-        ours = EncoderGraph(model)(torch.from_numpy(x))
-        theirs = encoder.run(x)
-        equal += int((ours.numpy() == theirs).sum())
-        total += theirs.size
-        for level in range(len(model.config.codebook_sizes)):
+        for level in range(model.config.levels):
+            at = np.array([level], np.int64)
+            if by_level or level == 0:
+                ours = EncoderGraph(model)(torch.from_numpy(x), torch.from_numpy(at))
+                theirs = encoder.run(x, at)
+                equal += int((ours.numpy() == theirs).sum())
+                total += theirs.size
             for present in (1.0, 0.0):
-                at = np.array([level], np.int64)
                 there = np.array([present], np.float32)
                 expected = DecoderGraph(model)(
                     ours, torch.from_numpy(at), torch.from_numpy(y), torch.from_numpy(there)
@@ -197,8 +219,12 @@ def export(
     Raises BundleError when torch and onnxruntime disagree beyond the tolerances.
     """
     model = checkpoint.averaged_model()
-    if not isinstance(model, ConditionalVQVAE):
-        raise BundleError("a codec with a scalar quantizer cannot be exported yet: bundles hold codebooks")
+    prior: LatentPrior
+    if isinstance(model, ScalarCodec):
+        prior = model.rate_model.prior()
+        rate_levels = [model.config.stages] * model.config.levels
+    else:
+        prior, rate_levels = static_prior(checkpoint), [i + 1 for i in range(model.config.levels)]
     encoder_onnx, decoder_onnx = export_graphs(model)
     agreement = compare(model, encoder_onnx, decoder_onnx, frames)
     if (
@@ -223,9 +249,9 @@ def export(
         name=name,
         encoder_onnx=encoder_onnx,
         decoder_onnx=decoder_onnx,
-        prior=static_prior(checkpoint),
+        prior=prior,
         geometry=Geometry(model.config.stride, MAX_SIDE, MAX_PIXELS),
-        rate_levels=[i + 1 for i in range(len(model.config.codebook_sizes))],
+        rate_levels=rate_levels,
         training=facts,
         licence=licence,
         opset=OPSET,

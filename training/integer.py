@@ -18,18 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ndsc.codec.errors import BundleError
+from training.prior_graph import LARGEST_ACTIVATION, Layer
 
-LARGEST_WEIGHT, LARGEST_ACTIVATION = 127, 255
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution in integers: float32 arrays of whole numbers."""
-
-    weight: npt.NDArray[np.float32]
-    """[O, I, k, k]."""
-    bias: npt.NDArray[np.float32]
-    """[O], at the scale of the sums."""
+LARGEST_WEIGHT = 127
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,21 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from training.integer import LARGEST_ACTIVATION, Layer
-
 OPSET: Final = 20
 IR_VERSION: Final = 10
 """Read by every onnxruntime since 1.18."""
 
+LARGEST_ACTIVATION: Final = 255
+
 _Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Integers of one convolution: `weight` [O, I, k, k], `bias` [O] at the scale of the sum."""
+
+    weight: _Array
+    bias: _Array
 
 
 @dataclass(frozen=True)

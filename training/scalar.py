@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ndsc.codec.prior import FREQUENCY_BITS
+from ndsc.codec.scalar_prior import ScalarPrior
 from training.config import ScalarConfig
-from training.integer import Convolution, Rounding, bounded, rounded
+from training.integer import Convolution, Rounding, bounded, integers, rounded
 from training.ranks import Ranks
+from training.scalar_graph import BlockLayers, GroupLayers, Steps, scalar_prior
 
 MEAN_BITS = 2
 """Means of the tables are whole quarters."""
@@ -79,7 +81,11 @@ class ScalarQuantizer(nn.Module):
             batch = len(scaled) * self.ranks.count
             noise = torch.rand((batch, *scaled.shape[1:]), generator=generator, device=scaled.device) - 0.5
             noisy = clipped + noise[self.ranks.share(batch)]
-        return ScalarQuantized(whole * self.step_size(level), whole, noisy)
+        return ScalarQuantized(self.lookup(whole, level), whole, noisy)
+
+    def lookup(self, numbers: Tensor, level: Tensor) -> Tensor:
+        """Latents of whole numbers [B, C, h, w]."""
+        return numbers * self.step_size(level)
 
     def step_size(self, level: Tensor) -> Tensor:
         """What an index of 1 is worth, [B, C, 1, 1]."""
@@ -116,6 +122,10 @@ class RateBlock(nn.Module):
         branch = self.rounding.activation(steps(self.inner(branch)))
         return self.rounding.activation(x + steps(self.outer(branch)))
 
+    def layers(self) -> BlockLayers:
+        """In integers."""
+        return BlockLayers(self.depthwise.layer(), self.inner.layer(), self.outer.layer())
+
 
 class GroupNetwork(nn.Module):
     """Mean and scale of a group of phases from the phases already known, for all channels at once."""
@@ -139,6 +149,16 @@ class GroupNetwork(nn.Module):
             x = block(x)
         mean, scale = self.head(x).chunk(2, 1)
         return quantized_parameters(mean, scale, self.bound)
+
+    def layers(self) -> GroupLayers:
+        """In integers."""
+        sum_bits = self.rounding.weight_bits + self.rounding.activation_bits
+        return GroupLayers(
+            self.stem.layer(),
+            integers(self.rounding.sums(self.level), sum_bits),
+            [block.layers() for block in self.blocks if isinstance(block, RateBlock)],
+            self.head.layer(),
+        )
 
 
 def quantized_parameters(mean: Tensor, scale: Tensor, bound: int) -> tuple[Tensor, Tensor]:
@@ -166,6 +186,21 @@ class RateModel(nn.Module):
         self.coarse = GroupNetwork(config, channels, known=1, phases=3)
         self.diagonal = GroupNetwork(config, channels, known=1, phases=1)
         self.rest = GroupNetwork(config, channels, known=2, phases=2)
+
+    @torch.no_grad()
+    def prior(self) -> ScalarPrior:
+        """The bundle's prior, whose sums are bit for bit those computed here."""
+        groups = {"coarse": self.coarse, "diagonal": self.diagonal, "rest": self.rest}
+        mean, scale = quantized_parameters(self.first_mean, self.first_scale, self.bound)
+        quarters, scales = ((1 << MEAN_BITS) * mean).int().tolist(), scale.int().tolist()
+        rounding = self.coarse.rounding
+        return scalar_prior(
+            {name: network.layers() for name, network in groups.items()},
+            list(zip(quarters, scales, strict=True)),
+            bound=self.bound,
+            scales=[LOWEST_SCALE * math.exp(SCALE_STEP * i) for i in range(SCALES)],
+            steps=Steps(rounding.activation_bits, rounding.weight_bits, MEAN_BITS, SCALE_BITS),
+        )
 
     def forward(self, quantized: ScalarQuantized, level: Tensor) -> Tensor:
         """Bits [B, C, h, w] of each index; rows and columns of the grid are multiples of 4."""

@@ -174,6 +174,10 @@ class Bundle:
                 f"{path}: prior.json is for {prior.rate_levels} rate levels, the manifest has "
                 f"{len(facts.rate_levels)}"
             )
+        if prior.rate_levels and set(facts.rate_levels) != {len(prior.codebook_sizes)}:
+            raise BundleError(
+                f"{path}: every rate level of this prior sends {len(prior.codebook_sizes)} planes"
+            )
         if list(prior.codebook_sizes) != facts.codebook_sizes:
             raise BundleError(
                 f"{path}: prior.json is for codebooks of {list(prior.codebook_sizes)} vectors, "

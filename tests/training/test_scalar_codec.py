@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from ndsc.codec.errors import BundleError
+from ndsc.codec.bitstream import from_bytes, to_bytes
+from ndsc.codec.bundle import Bundle
+from ndsc.codec.codec import FrameDecoder, FrameEncoder
+from ndsc.codec.errors import RateLevelError
+from ndsc.codec.frames import to_float
+from ndsc.codec.scalar_prior import ScalarPrior
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, ScalarConfig, TrainConfig
 from training.data import Pair, TrainingData, render_drives
-from training.export import export
+from training.export import check_frames, export
 from training.scalar_codec import ScalarCodec, distortion_weights
 from training.train import Run, train
 from training.validation import validate
@@ -126,10 +131,60 @@ def test_useless_side_information_is_another_view_or_black_and_the_source_stays(
     assert torch.equal(batch.source[0], usual.source[0])
 
 
-def test_a_scalar_codec_has_no_bundle_yet(run: Run, tmp_path: Path) -> None:
-    checkpoint = run.checkpoint()
-    with pytest.raises(BundleError, match="cannot be exported"):
-        export(checkpoint, tmp_path / "bundle", name="scalar", licence="MIT", frames=[])
+@pytest.fixture(scope="module")
+def bundle(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    frames = check_frames(render_drives(2, seed=9, width=160, height=80))
+    checkpoint = replace(run.checkpoint(), facts={})
+    return export(
+        checkpoint, tmp_path_factory.mktemp("bundles") / "scalar", name="scalar", licence="MIT", frames=frames
+    )[0]
+
+
+def test_a_bundle_codes_at_every_level_what_training_promised(run: Run, bundle: Bundle) -> None:
+    codec = run.checkpoint().averaged_model()
+    pair = render_drives(1, seed=9, width=160, height=80)[0]
+    source, side = pair.left[:64, :128], pair.right[:64, :128]
+    x, y = (torch.from_numpy(to_float(frame))[None] for frame in (source, side))
+    encoder, decoder = FrameEncoder(bundle), FrameDecoder(bundle)
+    with torch.no_grad():
+        points, features = codec.operating_points(x), codec.side_network(y)
+    for level, point in enumerate(points):
+        compressed = from_bytes(to_bytes(encoder.encode(source, level)))
+        assert point.bits is not None
+        assert 8 * len(compressed.payload) == pytest.approx(point.bits.item(), rel=0.02, abs=80)
+        with torch.no_grad():
+            expected = codec.decoder(point.latents, torch.tensor([level]), features, torch.ones(1))
+        found = decoder.decode_float(compressed, side)
+        assert np.abs(found.transpose(2, 0, 1) - expected[0].clamp(0, 1).numpy()).max() < 5e-3
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (33, 57), (80, 160)])
+def test_a_bundle_codes_frames_of_any_size(bundle: Bundle, height: int, width: int) -> None:
+    rng = np.random.default_rng(height)
+    frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    encoder, decoder = FrameEncoder(bundle), FrameDecoder(bundle)
+    unpacked = [decoder.unpack(encoder.encode(frame, level)) for level in range(3)]
+    assert [u.rate_level for u in unpacked] == [0, 1, 2]
+    decoded = decoder.decode_batch(unpacked, [frame, None, frame])
+    assert [d.shape for d in decoded] == [frame.shape] * 3
+
+
+def test_indices_of_one_level_are_for_that_level(bundle: Bundle) -> None:
+    encoder = FrameEncoder(bundle)
+    indices = encoder.analyze(np.zeros((16, 16, 3), np.uint8), 1)
+    assert indices.rate_level == 1
+    assert encoder.pack(indices, 1).rate_level == 1
+    for other in (0, 2):
+        with pytest.raises(RateLevelError):
+            encoder.pack(indices, other)
+
+
+def test_the_bundle_is_of_format_2_and_its_golden_vectors_hold(bundle: Bundle) -> None:
+    assert bundle.manifest.format_version == bundle.manifest.bitstream.format_version == 2
+    assert isinstance(bundle.prior, ScalarPrior)
+    bundle.golden.check(bundle.bitstream)
+    assert {entry.rate_level for entry in bundle.golden.entries} == {0, 1, 2}
+    assert {vector.error for vector in bundle.golden.damaged} == {"PayloadSizeError", "PayloadCorruptError"}
 
 
 def test_a_checkpoint_keeps_the_settings_of_the_quantizer(run: Run, tmp_path: Path) -> None:

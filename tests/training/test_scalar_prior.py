@@ -10,7 +10,6 @@ from ndsc.codec.errors import PayloadCorruptError
 from ndsc.codec.scalar_prior import GROUPS, ScalarPrior
 from training.config import ScalarConfig
 from training.scalar import RateModel, ScalarQuantized
-from training.scalar_graph import scalar_prior
 
 PLANES, LEVELS, BOUND = 5, 3, 6
 SIZES = [(1, 1), (1, 7), (2, 2), (3, 5), (4, 4), (9, 14), (16, 32)]
@@ -32,7 +31,7 @@ def model() -> RateModel:
 
 @pytest.fixture(scope="module")
 def prior(model: RateModel) -> ScalarPrior:
-    return scalar_prior(model, PLANES)
+    return model.prior()
 
 
 def grids(prior: ScalarPrior, height: int, width: int) -> list[np.ndarray]:

@@ -8,8 +8,7 @@ import numpy as np
 
 from ndsc.codec.context import ContextPrior, pass_name, softmax_weights
 from ndsc.codec.schedule import BANDS, Group, Stage
-from training.integer import Layer
-from training.prior_graph import PassWeights, Target, prior_onnx
+from training.prior_graph import Layer, PassWeights, Target, prior_onnx
 
 CODEBOOK_SIZES = (16, 8, 3)
 SHIFT = 5
