@@ -10,7 +10,7 @@ import pytest
 from ndsc.codec.bundle import Bundle, write_bundle
 from ndsc.codec.context import ContextPrior, softmax_weights
 from tests.golden import spec_bundle
-from tests.unit import context_prior
+from tests.unit import context_prior, planes_prior
 from training.prior_graph import prior_onnx
 
 MODEL: Final = Path(__file__).parents[2] / "models" / "default"
@@ -39,6 +39,9 @@ def written(
     for name, prior in {"context": context_prior.tiny_prior(), "coarse": coarse_prior()}.items():
         path = tmp_path_factory.mktemp("bundles") / name
         made[name] = write_bundle(path, **(tiny_parts | {"name": name, "prior": prior}))
+    planes = {"prior": planes_prior.tiny_prior(), "rate_levels": [planes_prior.PLANES] * planes_prior.LEVELS}
+    path = tmp_path_factory.mktemp("bundles") / "planes"
+    made["planes"] = write_bundle(path, **(tiny_parts | {"name": "planes"} | planes))
     return made
 
 

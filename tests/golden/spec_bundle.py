@@ -1,6 +1,6 @@
-"""Sections 2, 3, 4 and 11 of proto/SPEC.md: what two machines share, read from a bundle and checked."""
+"""Sections 2, 3, 4, 11 and 14 of proto/SPEC.md: what two machines share, read from a bundle and checked."""
 
-# ruff: noqa: N802, N803 -- the names are those of the specification.
+# ruff: noqa: N802, N803, N806 -- the names are those of the specification.
 
 from __future__ import annotations
 
@@ -101,6 +101,48 @@ class ContextPrior:
 
 
 @dataclass(frozen=True)
+class CellGroup:
+    """Section 14.3: positions whose means and scales are found at once."""
+
+    name: str
+    side: int
+    phases: tuple[Phase, ...]
+    known: tuple[Phase, ...]
+
+
+CELL_GROUPS: Final = (
+    CellGroup("first", 4, ((0, 0),), ()),
+    CellGroup("coarse", 4, ((0, 2), (2, 0), (2, 2)), ((0, 0),)),
+    CellGroup("diagonal", 2, ((1, 1),), ((0, 0),)),
+    CellGroup("rest", 2, ((0, 1), (1, 0)), ((0, 0), (1, 1))),
+)
+
+
+@dataclass(frozen=True)
+class ScalarPrior:
+    """Section 14.2, kind `scalar`."""
+
+    P: int
+    b: int
+    mean_shift: int
+    scale_shift: int
+    tables: tuple[tuple[int, ...], ...]
+    first: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    """Means and scales of each plane, of each rate level."""
+    network: Network
+
+    @property
+    def S(self) -> int:
+        """Scales."""
+        return len(self.tables) // 4
+
+    @property
+    def codebook_sizes(self) -> list[int]:
+        """2b + 1 of each plane."""
+        return [2 * self.b + 1] * self.P
+
+
+@dataclass(frozen=True)
 class Vector:
     """Section 11: a payload, and its indices or the kind of error that it must give."""
 
@@ -123,7 +165,7 @@ class Bundle:
     rate_levels: tuple[int, ...]
     max_side: int
     max_pixels: int
-    prior: StaticPrior | ContextPrior
+    prior: StaticPrior | ContextPrior | ScalarPrior
     entries: tuple[Vector, ...]
     damaged: tuple[Vector, ...]
 
@@ -175,7 +217,7 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
     manifest = keyed(parsed(data), KEYS)
     for key in ("opset", "ir_version"):
         integer(manifest[key], 1, 1000)
-    integer(manifest["format_version"], 1, 1)
+    version = integer(manifest["format_version"], 1, 2)
     text(manifest["name"], NAME)
     text(manifest["licence"], "(?s:.{1,200})")
     if type(manifest["training"]) is not dict:
@@ -197,9 +239,10 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
         return content
 
     facts = keyed(manifest["bitstream"], BITSTREAM_KEYS | LIMIT_KEYS)  # section 3.1
-    for key, most in {"format_version": 1, "stride": 256, "max_side": 65535, "max_pixels": 1 << 26}.items():
+    for key, most in {"stride": 256, "max_side": 65535, "max_pixels": 1 << 26}.items():
         integer(facts[key], 1, most)
-    sizes = integers(facts["codebook_sizes"], 1, 16, 2, 65536)
+    integer(facts["format_version"], version, version)
+    sizes = integers(facts["codebook_sizes"], 1, 16 if version == 1 else 64, 2, 65536)
     levels = integers(facts["rate_levels"], 1, 256, 1, len(sizes))
     if list(levels) != sorted(levels):
         raise BundleError("rate levels fall")
@@ -207,10 +250,16 @@ def _bundle(read: Callable[[str, int], bytes]) -> Bundle:
         raise BundleError("two hashes of prior.json")
     prior_json = parsed(file("prior.json"))
     kind = prior_json.get("kind") if type(prior_json) is dict else None
-    if kind not in ("static-table", "context") or (kind == "context") != ("prior.onnx" in files):
+    kinds = ("static-table", "context") if version == 1 else ("scalar",)
+    if kind not in kinds or (kind != "static-table") != ("prior.onnx" in files):
         raise BundleError("a prior of an unknown kind, or prior.onnx where it does not belong")
-    prior: StaticPrior | ContextPrior
-    prior = _context(prior_json, file("prior.onnx")) if kind == "context" else _static(prior_json)
+    prior: StaticPrior | ContextPrior | ScalarPrior
+    if kind == "static-table":
+        prior = _static(prior_json)
+    else:
+        prior = (_context if kind == "context" else _scalar)(prior_json, file("prior.onnx"))
+    if isinstance(prior, ScalarPrior) and levels != (prior.P,) * len(prior.first):
+        raise BundleError("a rate level that does not send every plane, or other levels than prior.json")
     if prior.codebook_sizes != list(sizes):
         raise BundleError("prior.json is for other codebooks")
     entries, damaged = _vectors(parsed(file("golden.json")), facts)
@@ -258,6 +307,42 @@ def _context(content: Any, onnx: bytes) -> ContextPrior:
         raise BundleError("more than 8 groups without a table")
     shift = integer(content["logit_shift"], 0, 8)
     return ContextPrior(weights, shift, stages, Network(onnx, groups))
+
+
+def _scalar(content: Any, onnx: bytes) -> ScalarPrior:
+    """Section 14.2, kind `scalar`, with the network's inputs of section 14.3."""
+    keys = {"kind", "frequency_bits", "network_sha256", "planes", "bound", "tables", "first"}
+    keyed(content, keys | {"mean_shift", "scale_shift"})
+    integer(content["frequency_bits"], 16, 16)
+    if text(content["network_sha256"], SHA256) != _sha256(onnx):
+        raise BundleError("prior.onnx is not the network of prior.json")
+    P, b = integer(content["planes"], 1, 64), integer(content["bound"], 1, 31)
+    size = 4 * b + 1
+    tables = tuple(integers(table, size, size, 1, 65536) for table in items(content["tables"], 4, 256))
+    if len(tables) % 4 or any(sum(table) != 65536 for table in tables):
+        raise BundleError("not four tables a scale, or frequencies that do not add up to 65536")
+    first = []
+    for level in items(content["first"], 1, 256):
+        keyed(level, {"mean", "scale"})
+        means = integers(level["mean"], P, P, -4 * b, 4 * b)
+        first.append((means, integers(level["scale"], P, P, 0, len(tables) // 4 - 1)))
+    groups = {g.name: _scalar_needs(g, P, b, len(first)) for g in CELL_GROUPS[1:]}
+    shifts = integer(content["mean_shift"], 0, 16), integer(content["scale_shift"], 0, 16)
+    return ScalarPrior(P, b, *shifts, tables, tuple(first), Network(onnx, groups))
+
+
+def _scalar_needs(group: CellGroup, P: int, b: int, levels: int) -> Needs:
+    """Section 14.3: what the network of a group takes and gives."""
+    name = group.name
+
+    def shapes(R: int, C: int) -> dict[str, Shape]:
+        return {
+            f"{name}.known": (1, len(group.known) * P, R, C),
+            f"{name}.level": (1,),
+            f"{name}.sums": (1, 2 * len(group.phases) * P, R, C),
+        }
+
+    return Needs({f"{name}.known": 2 * b + 2, f"{name}.level": levels}, shapes)
 
 
 def _needs(stages: Sequence[Stage], s: int, g: int) -> Needs:

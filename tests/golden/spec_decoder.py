@@ -1,4 +1,4 @@
-"""Sections 5, 6, 7, 9 and 10 of proto/SPEC.md: from a payload or a `.ndsc` file to indices, in whole numbers.
+"""Sections 5, 6, 7, 9, 10 and 14 of proto/SPEC.md: from a payload or a `.ndsc` file to indices, in whole numbers.
 
 Every name and every order of steps is the specification's. Nothing here is of the codec.
 """
@@ -16,7 +16,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.golden.spec_bundle import BANDS, Bundle, ContextPrior, Group, StaticPrior
+from tests.golden.spec_bundle import (
+    BANDS,
+    CELL_GROUPS,
+    Bundle,
+    CellGroup,
+    ContextPrior,
+    Group,
+    ScalarPrior,
+    StaticPrior,
+)
 from tests.golden.spec_errors import (
     BitstreamMismatchError,
     FrameFileError,
@@ -104,6 +113,9 @@ def bits(bundle: Bundle, rate_level: int, h: int, w: int) -> tuple[float, float]
     if isinstance(bundle.prior, StaticPrior):
         likely = [(max(table), len(table)) for table in bundle.prior.frequencies[:sent]]
         unlikely = [(min(table), len(table)) for table in bundle.prior.frequencies[:sent]]
+    elif isinstance(bundle.prior, ScalarPrior):  # section 14.5
+        k, every = 4 * bundle.prior.b + 1, [f for table in bundle.prior.tables for f in table]
+        likely, unlikely = [(max(every), k)] * sent, [(min(every), k)] * sent
     else:
         stages = bundle.prior.stages[:sent]
         sizes = [k for stage in stages for k in ([stage.H, stage.L] if stage.low_bits else [stage.H])]
@@ -148,6 +160,8 @@ def read_indices(bundle: Bundle, decoder: Decoder, rate_level: int, h: int, w: i
     if isinstance(bundle.prior, StaticPrior):  # section 5
         tables = [edges(f) for f in bundle.prior.frequencies[:sent]]
         return [[decoder.digit(edge) for _ in range(h * w)] for edge in tables]
+    if isinstance(bundle.prior, ScalarPrior):
+        return _read_planes(bundle.prior, decoder, rate_level, h, w)
     labels = Labels(bundle.prior.codebook_sizes, h, w)
     for s, stage in enumerate(bundle.prior.stages[:sent]):
         for g, group in enumerate(stage.groups):
@@ -254,6 +268,59 @@ def frequencies(x: Sequence[int], weights: Sequence[int]) -> list[int]:
     f = [1 + v_j * (65536 - k) // total for v_j in v]
     f[0] = 65536 - sum(f[1:])
     return f
+
+
+# Section 14, planes
+
+
+def _read_planes(prior: ScalarPrior, decoder: Decoder, level: int, h: int, w: int) -> list[list[int]]:
+    """Indices of each plane, in raster order."""
+    known: dict[tuple[int, int, int], int] = {}
+    tables = [edges(table) for table in prior.tables]
+    for group in CELL_GROUPS:
+        predicted = _predicted(prior, group, level, known, h, w)
+        in_order = sorted((4 * s + m % 4, place, m) for place, m, s in predicted)
+        for t, (_, p, _, _, y, x), m in in_order:
+            digit = decoder.digit(tables[t])
+            index = digit + prior.b + (m >> 2) - 2 * prior.b
+            if not 0 <= index <= 2 * prior.b:
+                raise PayloadCorruptError("an index that no encoder makes")
+            known[p, y, x] = index
+    return [[known[p, y, x] for y in range(h) for x in range(w)] for p in range(prior.P)]
+
+
+Place = tuple[int, int, int, int, int, int]
+"""i, p, r, c, y, x: number of the phase, plane, row and column of the cell, row and column of the grid."""
+
+
+def _predicted(
+    prior: ScalarPrior, group: CellGroup, level: int, known: dict[tuple[int, int, int], int], h: int, w: int
+) -> Iterator[tuple[Place, int, int]]:
+    """Section 14.3: place, mean and scale of each index of a group."""
+    R, C = -(-h // group.side), -(-w // group.side)
+    sums: Array | None = None
+    if group.known:
+        planes = [
+            [
+                [known.get((p, r * group.side + a, c * group.side + b), 2 * prior.b + 1) for c in range(C)]
+                for r in range(R)
+            ]
+            for a, b in group.known
+            for p in range(prior.P)
+        ]
+        feeds = {f"{group.name}.known": np.array([planes]), f"{group.name}.level": np.array([level])}
+        values = prior.network.run(group.name, feeds, R, C)
+        sums = values[f"{group.name}.sums"].steps.reshape(2, len(group.phases), prior.P, R, C)
+    for i, (a, b) in enumerate(group.phases):
+        for p in range(prior.P):
+            for r, y in enumerate(range(a, h, group.side)):
+                for c, x in enumerate(range(b, w, group.side)):
+                    m, s = prior.first[level][0][p], prior.first[level][1][p]
+                    if sums is not None:
+                        m = int(round_sums(sums[0, i, p, r, c], prior.mean_shift))
+                        s = int(round_sums(sums[1, i, p, r, c], prior.scale_shift))
+                    m = min(max(m, -4 * prior.b), 4 * prior.b)
+                    yield (i, p, r, c, y, x), m, min(max(s, 0), prior.S - 1)
 
 
 # Section 9, the range coder

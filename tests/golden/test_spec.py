@@ -17,7 +17,7 @@ from ndsc.codec.bundle import Bundle
 from ndsc.codec.frames import Grid
 from tests.golden import spec_bundle, spec_decoder
 from tests.golden.agreement import refusal
-from tests.golden.spec_bundle import ContextPrior, Stage
+from tests.golden.spec_bundle import ContextPrior, ScalarPrior, Stage
 from tests.golden.spec_decoder import Decoder, decode_frame, decode_payload, read_frame
 from tests.golden.spec_errors import (
     BitstreamMismatchError,
@@ -29,8 +29,8 @@ from tests.golden.spec_errors import (
     SpecError,
 )
 
-NAMES: Final = ("released", "static", "context", "coarse")
-TINY: Final = ("static", "context", "coarse")
+NAMES: Final = ("released", "static", "context", "coarse", "planes")
+TINY: Final = ("static", "context", "coarse", "planes")
 MOST_POSITIONS: Final = 600
 """Of a golden vector's grid; the specification's reader is in no hurry."""
 LARGER: Final = ((13, 22), (33, 17), (4, 40), (2, 65))
@@ -48,7 +48,7 @@ def drawn(bundle: Bundle, rng: np.random.Generator, level: int, h: int, w: int, 
     """Indices that the prior makes likely, or any."""
     stages = bundle.stages_sent(level)
     if likely:
-        return bundle.prior.sample(rng, stages, h, w)
+        return bundle.prior.sample(rng, stages, h, w, level)
     sizes = bundle.prior.codebook_sizes[:stages]
     return np.stack([rng.integers(k, size=(h, w), dtype=np.int32) for k in sizes])
 
@@ -175,6 +175,29 @@ def _other_phases(prior: ContextPrior) -> ContextPrior:
     groups = tuple(dataclasses.replace(group, phases=group.phases[::-1]) for group in stage.groups)
     assert groups != stage.groups
     return _with_stage(prior, 0, dataclasses.replace(stage, groups=groups))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda prior: dataclasses.replace(prior, mean_shift=prior.mean_shift ^ 1),
+        lambda prior: dataclasses.replace(prior, scale_shift=prior.scale_shift ^ 1),
+        lambda prior: dataclasses.replace(prior, tables=(*prior.tables[4:], *prior.tables[:4])),
+        lambda prior: dataclasses.replace(prior, first=(*prior.first[1:], prior.first[0])),
+    ],
+    ids=["mean_shift", "scale_shift", "tables", "first"],
+)
+def test_another_prior_of_planes_does_not_give_the_stored_indices(
+    change: Callable[[ScalarPrior], ScalarPrior], bundles: Bundles
+) -> None:
+    bundle = bundles["planes"]
+    assert isinstance(bundle.prior, ScalarPrior)
+    other = dataclasses.replace(bundle, prior=change(bundle.prior))
+    for level in range(3):
+        entry = next(e for e in bundle.entries if e.rate_level == level and e.h * e.w == 512)
+        place = level, entry.h, entry.w
+        assert packed(decode_payload(bundle, entry.payload, *place)) == entry.indices
+        assert refusal(decode_payload, other, entry.payload, *place) == "PayloadCorruptError"
 
 
 @pytest.mark.parametrize("name", ["released", "context"])

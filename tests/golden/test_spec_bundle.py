@@ -55,9 +55,15 @@ def _regroup(scale: int, *phases: list[int]) -> Change:
     return change
 
 
+def _version(manifest: dict[str, Any], version: int) -> None:
+    manifest["format_version"] = manifest["bitstream"]["format_version"] = version
+
+
 BAD_STATIC: Final[dict[str, Change]] = {
-    "an unknown version": lambda m, p: m.update(format_version=2),
-    "an unknown version of the bitstream": lambda m, p: m["bitstream"].update(format_version=2),
+    "an unknown version": lambda m, p: _version(m, 3),
+    "version 0": lambda m, p: _version(m, 0),
+    "version 2, which has no static tables": lambda m, p: _version(m, 2),
+    "another version of the bitstream": lambda m, p: m["bitstream"].update(format_version=2),
     "an unknown key": lambda m, p: m.update(more=1),
     "an unknown key of the bitstream": lambda m, p: m["bitstream"].update(more=1),
     "an unknown key of the prior": lambda m, p: p.update(more=1),
@@ -107,6 +113,28 @@ BAD_CONTEXT: Final[dict[str, Change]] = {
     ),
     "a network without a group": lambda m, p: p["stages"][2]["groups"][0].update(table=[[0] * 3] * 8),
 }
+BAD_PLANES: Final[dict[str, Change]] = {
+    "version 1, which has no planes": lambda m, p: _version(m, 1),
+    "another network of planes": lambda m, p: p.update(network_sha256="0" * 64),
+    "no network of planes": lambda m, p: m["files"].pop("prior.onnx"),
+    "a plane more": lambda m, p: p.update(planes=4),
+    "a plane fewer": lambda m, p: p.update(planes=2),
+    "another bound": lambda m, p: p.update(bound=3),
+    "a level of fewer planes": lambda m, p: m["bitstream"].update(rate_levels=[2, 3, 3]),
+    "a level more": lambda m, p: m["bitstream"].update(rate_levels=[3, 3, 3, 3]),
+    "a level fewer": lambda m, p: p["first"].pop(),
+    "a mean too large": lambda m, p: p["first"][0]["mean"].__setitem__(0, 9),
+    "a mean fewer": lambda m, p: p["first"][1]["mean"].pop(),
+    "a scale that has no table": lambda m, p: p["first"][0]["scale"].__setitem__(2, 4),
+    "a negative scale": lambda m, p: p["first"][0]["scale"].__setitem__(2, -1),
+    "a table too few": lambda m, p: p["tables"].pop(),
+    "a frequency of 0 in a table": lambda m, p: p["tables"].__setitem__(0, [65536, *[0] * 8]),
+    "a table that does not add up": lambda m, p: p["tables"][3].__setitem__(4, 1),
+    "a short table of a scale": lambda m, p: p["tables"].__setitem__(0, [16384] * 4),
+    "a mean shift too large": lambda m, p: p.update(mean_shift=17),
+    "a negative scale shift": lambda m, p: p.update(scale_shift=-1),
+    "an unknown key of planes": lambda m, p: p.update(more=1),
+}
 GOOD: Final[dict[str, Change]] = {
     "no change": lambda m, p: None,
     "null for a table left out": lambda m, p: [
@@ -133,12 +161,13 @@ def rewritten(source: Path, target: Path, change: Change) -> Path:
     ("name", "what", "refused"),
     [("static", what, True) for what in BAD_STATIC]
     + [("context", what, True) for what in BAD_CONTEXT]
-    + [(name, what, False) for name in ("static", "context") for what in GOOD],
+    + [("planes", what, True) for what in BAD_PLANES]
+    + [(name, what, False) for name in ("static", "context", "planes") for what in GOOD],
 )
 def test_both_readers_refuse_the_same_bundles(
     name: str, what: str, refused: bool, written: dict[str, Bundle], tmp_path: Path
 ) -> None:
-    path = rewritten(written[name].path, tmp_path / "b", (BAD_STATIC | BAD_CONTEXT | GOOD)[what])
+    path = rewritten(written[name].path, tmp_path / "b", (BAD_STATIC | BAD_CONTEXT | BAD_PLANES | GOOD)[what])
     kind = "BundleError" if refused else ""
     assert refusal(read_bundle, path) == kind
     assert refusal(Bundle.load, path) == kind
