@@ -63,16 +63,18 @@ class Checkpoint:
 
     @classmethod
     def load(cls, directory: Path) -> Checkpoint:
-        """Read a checkpoint. Raises CheckpointError with one line when it is missing or damaged."""
+        """Read a checkpoint, or a released one: `checkpoint.json` and averaged weights alone, which also stand for
+        the model's. Raises CheckpointError with one line when it is missing or damaged."""
         previous = directory.with_name(directory.name + ".old")
         if not directory.exists() and previous.exists():  # stopped between the two renames of `save`
             directory = previous
         try:
             record = json.loads((directory / "checkpoint.json").read_text())
-            tensors = {
-                name: load_file(directory / f"{name}.safetensors")
-                for name in ("model", "averaged", "optimizer")
-            }
+            released = [path.name for path in directory.glob("*.safetensors")] == ["averaged.safetensors"]
+            names = ["averaged"] if released else ["model", "averaged", "optimizer"]
+            tensors = {name: load_file(directory / f"{name}.safetensors") for name in names}
+            if released:
+                tensors |= {"model": tensors["averaged"], "optimizer": {}}
             return cls(
                 ModelConfig.from_dict(record["model_config"]),
                 TrainConfig.from_dict(record["train_config"]),

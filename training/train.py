@@ -159,6 +159,10 @@ class Run:
                 "the checkpoint in the output directory has other settings: give them again, "
                 "or another --output"
             )
+        if not checkpoint.optimizer:
+            raise CheckpointError(
+                "the checkpoint in the output directory has no optimizer: start from it with --start"
+            )
         if checkpoint.facts.get("data") != self.facts.get("data"):
             raise CheckpointError(
                 "the checkpoint in the output directory was trained on other data: give the same --pairs and "
@@ -168,6 +172,13 @@ class Run:
         restore_optimizers(self.model, self.optimizers, checkpoint.optimizer)
         self.averaged = {name: value.to(self.device) for name, value in checkpoint.averaged.items()}
         self.step, self.facts = checkpoint.step, checkpoint.facts
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Take another run's averaged weights. Raises CheckpointError when that codec has other settings."""
+        if checkpoint.model_config != self.model_config:
+            raise CheckpointError("the codec to start from has other settings: give them again")
+        self.model.load_state_dict(checkpoint.averaged)
+        self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
@@ -328,6 +339,9 @@ def main(
         list[Path] | None, typer.Option(help="Directory with left/ and right/; may repeat.")
     ] = None,
     val_pairs: Annotated[list[Path] | None, typer.Option(help="Pairs to validate on.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose averaged weights a new run starts from.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1)] = TrainConfig.steps,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Samples a step, of all processes together.")
@@ -442,6 +456,10 @@ def main(
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         run.restore(Checkpoint.load(latest))
         console.print(f"continuing {output} at step {run.step}")
+    elif start:
+        earlier = Checkpoint.load(start)
+        run.start_from(earlier)
+        run.facts["steps_before"] = earlier.step + earlier.facts.get("steps_before", 0)
     ranks.agree({"data": run.facts["data"], "step": run.step})
     data = TrainingData(loaded, rendered, place)
     run_to_the_end(run, data, val_frames, output, validate_every, console)

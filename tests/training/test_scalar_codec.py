@@ -16,7 +16,7 @@ from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.errors import RateLevelError
 from ndsc.codec.frames import to_float
 from ndsc.codec.scalar_prior import ScalarPrior
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, CheckpointError
 from training.config import ModelConfig, ScalarConfig, TrainConfig
 from training.data import Pair, TrainingData, render_drives
 from training.export import check_frames, export
@@ -193,3 +193,55 @@ def test_a_checkpoint_keeps_the_settings_of_the_quantizer(run: Run, tmp_path: Pa
     loaded = Checkpoint.load(tmp_path / "checkpoint")
     assert loaded.model_config == MODEL
     assert isinstance(loaded.averaged_model(), ScalarCodec)
+
+
+def test_a_new_run_starts_from_released_weights(run: Run, tmp_path: Path) -> None:
+    """A released checkpoint is its averaged weights; a run cannot be continued from it, but started."""
+    checkpoint = replace(run.checkpoint(), facts={})
+    checkpoint.save(tmp_path / "released")
+    for name in ("model", "optimizer"):
+        (tmp_path / "released" / f"{name}.safetensors").unlink()
+    released = Checkpoint.load(tmp_path / "released")
+    fresh = Run(MODEL, replace(CONFIG, seed=1), CPU)
+    fresh.start_from(released)
+    assert fresh.step == 0
+    for name, value in fresh.model.state_dict().items():
+        assert torch.equal(value, checkpoint.averaged[name])
+    with pytest.raises(CheckpointError, match="no optimizer"):
+        Run(MODEL, CONFIG, CPU).restore(released)
+    with pytest.raises(CheckpointError, match="other settings"):
+        Run(replace(MODEL, gate=False), CONFIG, CPU).start_from(released)
+    (tmp_path / "released" / "averaged.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Checkpoint.load(tmp_path / "released")
+
+
+def test_the_released_weights_gain_from_side_information_at_every_rate() -> None:
+    """`models/rate-distortion` on a drive it was not trained on: real bytes of its prior, and the pictures."""
+    released = Checkpoint.load(Path(__file__).parents[2] / "models" / "rate-distortion")
+    codec = released.averaged_model()
+    assert isinstance(codec, ScalarCodec)
+    pair = render_drives(1, seed=0, width=256, height=128)[0]
+    x, y = (torch.from_numpy(to_float(frame))[None] for frame in (pair.left, pair.right))
+    prior, bound = codec.rate_model.prior(), codec.config.scalar.bound
+    rates, gains = [], []
+    with torch.no_grad():
+        latents, features = codec.encoder(x), codec.side_network(y)
+        for level in range(codec.config.levels):
+            at = torch.tensor([level])
+            quantized = codec.quantizer(latents, at)
+            indices = quantized.indices[0].int().numpy() + bound
+            coded = prior.encode(indices, level)
+            assert np.array_equal(prior.decode(coded, len(indices), *indices.shape[1:], level), indices)
+            rates.append(8 * len(coded) / (128 * 256))
+            told = codec.rate_model(quantized, at).sum().item()
+            assert 8 * len(coded) == pytest.approx(told, rel=0.02, abs=64)
+            errors = [
+                codec.decoder(quantized.latents, at, features, torch.tensor([there])).clamp(0, 1).sub(x)
+                for there in (1.0, 0.0)
+            ]
+            right, none = (-10 * math.log10(e.square().mean().item()) for e in errors)
+            gains.append(right - none)
+    assert sorted(rates) == rates
+    assert rates[0] < 0.3 * rates[-1]
+    assert min(gains) > 0.5
