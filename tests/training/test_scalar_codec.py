@@ -231,8 +231,9 @@ def test_the_released_weights_gain_from_side_information_at_every_rate() -> None
             at = torch.tensor([level])
             quantized = codec.quantizer(latents, at)
             indices = quantized.indices[0].int().numpy() + bound
+            planes, height, width = indices.shape
             coded = prior.encode(indices, level)
-            assert np.array_equal(prior.decode(coded, len(indices), *indices.shape[1:], level), indices)
+            assert np.array_equal(prior.decode(coded, planes, height, width, level), indices)
             rates.append(8 * len(coded) / (128 * 256))
             told = codec.rate_model(quantized, at).sum().item()
             assert 8 * len(coded) == pytest.approx(told, rel=0.02, abs=64)
