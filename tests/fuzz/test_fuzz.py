@@ -86,7 +86,9 @@ def without_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_canonical_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(prior: StaticPrior, coded: bytes, stages: int, height: int, width: int) -> Indices:
+    def decode(
+        prior: StaticPrior, coded: bytes, stages: int, height: int, width: int, _level: int = 0
+    ) -> Indices:
         decoded = entropy.decode(coded, [height * width] * stages, prior.frequencies)
         return np.stack(decoded).reshape(stages, height, width)
 
@@ -108,7 +110,9 @@ def greedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that takes memory by what the payload says, here its first byte."""
     real = StaticPrior.decode
 
-    def decode(prior: StaticPrior, coded: bytes, stages: int, height: int, width: int) -> Indices:
+    def decode(
+        prior: StaticPrior, coded: bytes, stages: int, height: int, width: int, _level: int = 0
+    ) -> Indices:
         np.ones((coded[0] if coded else 0, 1 << 17), np.uint8)
         return real(prior, coded, stages, height, width)
 

@@ -45,7 +45,7 @@ def test_row_attention_finds_a_shifted_row() -> None:
     attention = RowAttention(16, heads=1, reach=4)
     with torch.no_grad():
         for layer, gain in ((attention.query, 30.0), (attention.key, 1.0), (attention.value, 1.0)):
-                layer.weight.copy_(gain * torch.eye(16))
+            layer.weight.copy_(gain * torch.eye(16))
             assert layer.bias is not None
             layer.bias.zero_()
         x = torch.nn.functional.normalize(
