@@ -239,8 +239,8 @@ class ScalarPrior:
         clip: bool = False,
     ) -> Grid:
         """Indices whose digits come from `read`. What lies outside the values is clipped, or left for a check."""
-        indices = np.zeros((self.planes, height, width), np.int32)
         padded = self._padded(height, width)
+        indices = np.zeros((self.planes, height, width), np.int32)
         for group in GROUPS:
             choice = self._choice(padded, group, level, height, width)
             digits = [read(n, self._tables[t]) for n, t in zip(choice.counts, choice.tables, strict=True)]
@@ -257,7 +257,12 @@ class ScalarPrior:
         return indices
 
     def _padded(self, height: int, width: int) -> Grid:
-        """Planes of whole cells, all outside the grid: [planes, ⌈h/4⌉·4, ⌈w/4⌉·4] of 2 · bound + 1."""
+        """Planes of whole cells, all outside the grid: [planes, ⌈h/4⌉·4, ⌈w/4⌉·4] of 2 · bound + 1.
+
+        Raises BundleError, before it takes any memory, for a grid that is too much for the networks.
+        """
+        for group in GROUPS[1:]:
+            self._check_shapes(group, -(-height // group.side), -(-width // group.side))
         sides = -(-height // 4) * 4, -(-width // 4) * 4
         return np.full((self.planes, *sides), 2 * self.bound + 1, np.int32)
 
@@ -293,7 +298,6 @@ class ScalarPrior:
         if group.name == "first":
             means, scales = (p.astype(np.int32)[None, :, None, None] for p in self._first[level])
             return np.broadcast_to(means, shape), np.broadcast_to(scales, shape)
-        self._check_shapes(group, rows, columns)
         known = np.concatenate(
             [padded[:, a :: group.side, b :: group.side][:, :rows, :columns] for a, b in group.known]
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
-from ndsc.codec.errors import PayloadCorruptError
+from ndsc.codec.errors import BundleError, PayloadCorruptError
 from ndsc.codec.scalar_prior import GROUPS, ScalarPrior
 from training.config import ScalarConfig
 from training.scalar import RateModel, ScalarQuantized
@@ -96,3 +98,11 @@ def test_a_changed_or_longer_payload_is_refused(prior: ScalarPrior) -> None:
 def test_levels_have_tables_of_their_own(prior: ScalarPrior) -> None:
     indices = grids(prior, 9, 14)[0]
     assert len({prior.encode(indices, level) for level in range(LEVELS)}) == LEVELS
+
+
+def test_a_grid_too_large_for_the_networks_is_refused_before_it_takes_memory(prior: ScalarPrior) -> None:
+    tracemalloc.start()
+    with pytest.raises(BundleError, match="beyond"):
+        prior.decode(bytes(64), PLANES, 1 << 13, 1 << 13)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
