@@ -17,11 +17,11 @@ from training.scalar_codec import Codec
 
 
 def validation_view(frame: Frame) -> Frame:
-    """What is validated on: `kitti128` of a frame it fits, else the frame, cut to whole strides."""
+    """What is validated on: `kitti128` of a frame it fits, else the frame, cut to whole cells of any prior."""
     height, width = frame.shape[:2]
     if height >= CROP_HEIGHT and width >= CROP_WIDTH:
         return kitti128(frame)
-    return frame[: max(8, height // 8 * 8), : max(8, width // 8 * 8)]
+    return frame[: max(32, height // 32 * 32), : max(32, width // 32 * 32)]
 
 
 @torch.no_grad()
