@@ -88,11 +88,16 @@ class Checkpoint:
     def averaged_model(self) -> Codec:
         """The codec with averaged weights, in evaluation mode."""
         model = build(self.model_config)
-        try:
-            model.load_state_dict(self.averaged)
-        except RuntimeError as error:
-            raise CheckpointError(f"the checkpoint's weights do not fit its own settings: {error}") from error
+        load_weights(model, self.averaged)
         return model.eval()
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Raises CheckpointError when they are not those of such a model (or of an earlier release's)."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit its own settings: {error}") from error
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -240,6 +240,7 @@ def export(
             "encoder": parameter_count(model.encoder),
             "decoder": parameter_count(model.decoder),
             "side_network": parameter_count(model.side_network),
+            **({"rate_model": parameter_count(model.rate_model)} if isinstance(model, ScalarCodec) else {}),
         },
         "export_check": {**asdict(agreement), "onnxruntime": onnxruntime.__version__},
         **{k: v for k, v in checkpoint.facts.items() if k != "index_counts"},

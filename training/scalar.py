@@ -14,13 +14,14 @@ Singh 2020).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ndsc.codec.prior import FREQUENCY_BITS
-from ndsc.codec.scalar_prior import ScalarPrior
+from ndsc.codec.scalar_prior import GROUPS, CellGroup, ScalarPrior
 from training.config import ScalarConfig
 from training.integer import Convolution, Rounding, bounded, integers, rounded
 from training.ranks import Ranks
@@ -170,8 +171,7 @@ def quantized_parameters(mean: Tensor, scale: Tensor, bound: int) -> tuple[Tenso
 class RateModel(nn.Module):
     """Bits of a grid of indices under the prior, in the coding order of a few passes.
 
-    Positions are coded in four groups: every fourth row and column (by a table for each level and channel), the
-    rest of every second row and column, the other diagonal of each 2x2 cell, the remaining two of each cell.
+    Positions are coded in the groups of `ndsc.codec.scalar_prior`, the first by tables for each level and channel.
     Channels of a position are independent given the groups before: the encoder learns to make them so. Everything
     is rounded as in an integer prior (`training.integer`): the rate that is trained is the rate that is paid.
     """
@@ -183,19 +183,25 @@ class RateModel(nn.Module):
         self.first_scale = nn.Parameter(
             torch.full((config.levels, channels), START_SCALE / (1 << SCALE_BITS))
         )
-        self.coarse = GroupNetwork(config, channels, known=1, phases=3)
-        self.diagonal = GroupNetwork(config, channels, known=1, phases=1)
-        self.rest = GroupNetwork(config, channels, known=2, phases=2)
+        for group in GROUPS[1:]:
+            network = GroupNetwork(config, channels, len(group.known), len(group.phases))
+            self.add_module(group.name, network)
+
+    def networks(self) -> Iterator[tuple[CellGroup, GroupNetwork]]:
+        """Every group but the first, in coding order."""
+        for group in GROUPS[1:]:
+            network = self.get_submodule(group.name)
+            assert isinstance(network, GroupNetwork)
+            yield group, network
 
     @torch.no_grad()
     def prior(self) -> ScalarPrior:
         """The bundle's prior, whose sums are bit for bit those computed here."""
-        groups = {"coarse": self.coarse, "diagonal": self.diagonal, "rest": self.rest}
         mean, scale = quantized_parameters(self.first_mean, self.first_scale, self.bound)
         quarters, scales = ((1 << MEAN_BITS) * mean).int().tolist(), scale.int().tolist()
-        rounding = self.coarse.rounding
+        rounding = Rounding()
         return scalar_prior(
-            {name: network.layers() for name, network in groups.items()},
+            {group.name: network.layers() for group, network in self.networks()},
             list(zip(quarters, scales, strict=True)),
             bound=self.bound,
             scales=[LOWEST_SCALE * math.exp(SCALE_STEP * i) for i in range(SCALES)],
@@ -215,26 +221,12 @@ class RateModel(nn.Module):
         mean, scale = quantized_parameters(self.first_mean, self.first_scale, self.bound)
         mean, scale = mean[level][:, :, None, None], scale[level][:, :, None, None]
         bits[..., ::4, ::4] = table_bits(noisy[..., ::4, ::4], mean, scale, self.bound)
-
-        def code(network: GroupNetwork, known: list[Tensor], places: list[tuple[slice, slice]]) -> None:
+        for group, network in self.networks():
+            side, phases = group.side, len(group.phases)
+            known = [indices[..., a::side, b::side] for a, b in group.known]
             mean, scale = network(torch.cat(known, 1), level)
-            of_phase = zip(places, mean.chunk(len(places), 1), scale.chunk(len(places), 1), strict=True)
-            for (rows, columns), its_mean, its_scale in of_phase:
-                values = noisy[..., rows, columns]
-                bits[..., rows, columns] = table_bits(values, its_mean, its_scale, self.bound)
-
-        def every(start: int, step: int) -> slice:
-            return slice(start, None, step)
-
-        code(
-            self.coarse,
-            [indices[..., ::4, ::4]],
-            [(every(0, 4), every(2, 4)), (every(2, 4), every(0, 4)), (every(2, 4), every(2, 4))],
-        )
-        code(self.diagonal, [indices[..., ::2, ::2]], [(every(1, 2), every(1, 2))])
-        code(
-            self.rest,
-            [indices[..., ::2, ::2], indices[..., 1::2, 1::2]],
-            [(every(0, 2), every(1, 2)), (every(1, 2), every(0, 2))],
-        )
+            of_phase = zip(group.phases, mean.chunk(phases, 1), scale.chunk(phases, 1), strict=True)
+            for (a, b), its_mean, its_scale in of_phase:
+                values = noisy[..., a::side, b::side]
+                bits[..., a::side, b::side] = table_bits(values, its_mean, its_scale, self.bound)
         return bits

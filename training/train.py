@@ -9,6 +9,7 @@ would take. Rank 0 alone validates and writes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -29,7 +30,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndsc.codec.errors import NdscError
-from training.checkpoint import Checkpoint, CheckpointError, optimizer_tensors, restore_optimizers
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_weights,
+    optimizer_tensors,
+    restore_optimizers,
+)
 from training.config import ModelConfig, OptimizerKind, Precision, QuantizerKind, ScalarConfig, TrainConfig
 from training.data import Batch, Frame, TrainingData, fingerprint, load_pairs, render_drives
 from training.layers import Pointwise
@@ -168,7 +175,7 @@ class Run:
                 "the checkpoint in the output directory was trained on other data: give the same --pairs and "
                 "--drives, or another --output"
             )
-        self.model.load_state_dict(checkpoint.model)
+        load_weights(self.model, checkpoint.model)
         restore_optimizers(self.model, self.optimizers, checkpoint.optimizer)
         self.averaged = {name: value.to(self.device) for name, value in checkpoint.averaged.items()}
         self.step, self.facts = checkpoint.step, checkpoint.facts
@@ -177,7 +184,7 @@ class Run:
         """Take another run's averaged weights. Raises CheckpointError when that codec has other settings."""
         if checkpoint.model_config != self.model_config:
             raise CheckpointError("the codec to start from has other settings: give them again")
-        self.model.load_state_dict(checkpoint.averaged)
+        load_weights(self.model, checkpoint.averaged)
         self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def checkpoint(self) -> Checkpoint:
@@ -460,7 +467,9 @@ def main(
         earlier = Checkpoint.load(start)
         run.start_from(earlier)
         run.facts["steps_before"] = earlier.step + earlier.facts.get("steps_before", 0)
-    ranks.agree({"data": run.facts["data"], "step": run.step})
+        weights = (start / "averaged.safetensors").read_bytes()
+        run.facts["start"] = hashlib.sha256(weights).hexdigest()[:16]
+    ranks.agree({name: run.facts.get(name) for name in ("data", "start")} | {"step": run.step})
     data = TrainingData(loaded, rendered, place)
     run_to_the_end(run, data, val_frames, output, validate_every, console)
     console.print(f"done: {latest}")

@@ -72,9 +72,10 @@ class FrameEncoder:
 
         Raises RateLevelError, and GeometryError for a frame of another kind or size than the bundle codes.
         """
-        level = self.bundle.rate_level_count - 1
-        if self._by_level:
-            level = self.bundle.default_rate_level if rate_level is None else operator.index(rate_level)
+        level = self.bundle.default_rate_level if rate_level is None else operator.index(rate_level)
+        self.bundle.stages_sent(level)
+        if not self._by_level:
+            level = self.bundle.rate_level_count - 1
         height, width = check_frame(frame).shape[:2]
         grid = self.bundle.geometry.grid(width, height)
         padded = to_float(pad(frame, self.bundle.geometry.stride))

@@ -123,8 +123,8 @@ class Golden(BaseModel):
 
 
 def make_golden(bitstream: Bitstream) -> Golden:
-    """Vectors for each rate level: five grids with indices drawn from the prior, one with uniform ones, and
-    every kind of damage.
+    """Vectors for each rate level: five grids with indices drawn from the prior (of planes the largest at one
+    level alone), one with uniform ones, and every kind of damage.
 
     Deterministic (PCG64, seed 0) for a given numpy release; the indices are stored, so a reader draws
     nothing.

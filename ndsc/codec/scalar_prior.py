@@ -186,8 +186,17 @@ class ScalarPrior:
         Raises PayloadCorruptError where the bytes are not the very ones that `encode` makes of the indices.
         """
         reader = entropy.decoder(coded)
-        indices = self._fill(height, width, rate_level, reader.decode)
-        if indices.min() < 0 or indices.max() > 2 * self.bound or self.encode(indices, rate_level) != coded:
+        digits: list[Grid] = []
+        tables: list[NDArray[np.float64]] = []
+
+        def read(count: int, table: NDArray[np.float64]) -> Grid:
+            digits.append(reader.decode(count, table))
+            tables.append(table)
+            return digits[-1]
+
+        indices = self._fill(height, width, rate_level, read)
+        outside = indices.min() < 0 or indices.max() > 2 * self.bound
+        if outside or entropy.encode(digits, tables) != coded:
             raise PayloadCorruptError(
                 "the coded bytes are not those of a sound encoder; ask for the frame again"
             )

@@ -65,7 +65,7 @@ def test_means_and_scales_are_those_of_tables() -> None:
 def test_every_index_is_counted_once_and_sees_only_what_was_coded_before() -> None:
     torch.manual_seed(0)
     rate = RateModel(CONFIG, 3)
-    for network in (rate.coarse, rate.diagonal, rate.rest):
+    for _, network in rate.networks():
         torch.nn.init.normal_(network.head.weight)
     quantizer, level = ScalarQuantizer(CONFIG, 3), torch.tensor([2, 1])
     before = quantizer(latents(), level)
