@@ -205,6 +205,22 @@ def test_a_fitted_code_decodes_better_than_zeros_and_comes_back_from_its_file(
     assert torch.equal(compressor(x, y, 0), compressor(x, y, 0))  # step 0 forgets the run before
 
 
+def test_runs_take_turns_with_the_codes() -> None:
+    codes = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        codes.append(GradientCode(SMALL).eval())
+    x, y = vectors(5)
+    both = CodeCompressor(*codes)
+    alone = [CodeCompressor(code) for code in codes]
+    for step in range(2):
+        received = both(x, y, step)
+        for first, compressor in enumerate(alone):
+            assert torch.allclose(received[first::2], compressor(x, y, step)[first::2], atol=1e-6)
+    assert not torch.allclose(alone[0](x, y, 0), alone[1](x, y, 0), atol=1e-2)
+    assert len({both.key, *(compressor.key for compressor in alone)}) == 3
+
+
 def test_what_is_no_code_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "code.safetensors"
     for content in (b"", b"\x08\0\0\0\0\0\0\0{}      "):

@@ -24,7 +24,7 @@ from training.experiments.gradients.baselines import NormSampling, Nothing, Qsgd
 from training.experiments.gradients.codes import CodeCompressor, gradient_code
 from training.experiments.gradients.comparison import Curves, Heldout, curves, heldout
 from training.experiments.gradients.trajectories import Compressor, TrainingConfig, collect_gradients
-from training.experiments.recipe import RecipeError, Results, pick_device, run, use_threads
+from training.experiments.recipe import RecipeError, Results, pick_device, run, save_csv, use_threads
 from training.gradients.code import GradientCode, GradientCodeConfig
 from training.paper.convolutional import Mode
 from training.paper.fitting import FitConfig, Fitted
@@ -45,6 +45,8 @@ class Dials:
     heldout_runs: int = 6
     fit_steps: int = 18_000
     fit_batch: int = 128
+    codes: int = 3
+    """Fitted for each mode, from seeds of their own; the compared runs take turns with them."""
     hidden: int = GradientCodeConfig.hidden
     seeds: int = 20
     steps: int = 1000
@@ -56,12 +58,13 @@ class Dials:
 
 SMOKE = Dials(
     runs=4,
-    run_steps=60,
+    run_steps=40,
     heldout_runs=2,
     fit_steps=100,
     fit_batch=64,
+    codes=2,
     hidden=128,
-    seeds=3,
+    seeds=2,
     steps=50,
     batch_size=100,
     sampled=38,
@@ -108,20 +111,27 @@ def seeds(first: int, count: int) -> list[int]:
 
 
 def fit_code(
-    fit_on: Tensor, dials: Dials, mode: str, work: Path, advance: Advance
+    fit_on: Tensor, dials: Dials, mode: str, seed: int, work: Path, advance: Advance
 ) -> tuple[GradientCode, Fitted]:
-    """The code of one mode, kept in `work` for use in other jobs as well."""
+    """A code of one mode, kept in `work` for use in other jobs as well."""
     code, fitted = gradient_code(
         fit_on,
         GradientCodeConfig(positions=dials.bits // 8 - 1, hidden=dials.hidden, mode=mode),
-        FitConfig(steps=dials.fit_steps, learning_rate=2e-3, commitment=0.15, unquantized_steps=200),
+        FitConfig(
+            steps=dials.fit_steps,
+            learning_rate=2e-3,
+            commitment=0.15,
+            unquantized_steps=200,
+            seed=seed,
+        ),
         batch_size=dials.fit_batch,
         made_with={"runs": dials.runs, "run_steps": dials.run_steps, "run_batch_size": dials.batch_size},
-        directory=work / f"code-{mode}",
+        directory=work / f"code-{mode}-{seed}",
         progress=advance,
     )
     code.save(
-        work / f"{mode}.safetensors", {"fitted_on": "gradients of the MNIST classifier", **asdict(dials)}
+        work / f"{mode}-{seed}.safetensors",
+        {"fitted_on": "gradients of the MNIST classifier", **asdict(dials)},
     )
     return code, fitted
 
@@ -165,6 +175,7 @@ def main(
     fit_steps: Annotated[int, typer.Option(help="Steps of fitting one code.")] = Dials.fit_steps,
     seed_count: Annotated[int, typer.Option("--seeds", help="Runs for each compressor.")] = Dials.seeds,
     steps: Annotated[int, typer.Option(help="Steps of each of those runs.")] = Dials.steps,
+    codes: Annotated[int, typer.Option(help="Codes fitted for each mode.")] = Dials.codes,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -179,12 +190,14 @@ def main(
     place = pick_device(device)
     if bits % 8 or bits < 16:
         raise RecipeError(f"--bits {bits}: give a multiple of 8, at least 16")
+    if not 1 <= codes <= seed_count:
+        raise RecipeError(f"--codes {codes}: give 1 to the number of --seeds, {seed_count}")
     if smoke:
         dials, split = SMOKE, digits.synthetic(800)
     elif mnist is None:
         raise RecipeError("give --mnist with mnist.npz or the folder of the idx files, or --smoke")
     else:
-        dials = Dials(bits=bits, runs=runs, fit_steps=fit_steps, seeds=seed_count, steps=steps)
+        dials = Dials(bits=bits, runs=runs, fit_steps=fit_steps, codes=codes, seeds=seed_count, steps=steps)
         split = digits.mnist(mnist)
     modes = [mode.value for mode in Mode]
     names = [figures.WHOLE, *modes, *(f"{mode}, corrected" for mode in modes), *baselines(dials)]
@@ -194,8 +207,8 @@ def main(
     work = output / "parts"
     found: dict[str, Curves] = {}
     errors: dict[str, Heldout] = {}
+    fits: dict[str, list[tuple[GradientCode, Fitted]]] = {}
     kept: Gradients | None = None
-    seconds = 0.0
     with Progress(console=Console(stderr=True)) as progress:
 
         def part(title: str) -> Advance:
@@ -207,9 +220,12 @@ def main(
             mode, _, corrected = name.partition(", ")
             if mode in modes:
                 kept = kept or gradients(split, dials, work / "gradients.safetensors", part("gradients"))
-                code, fitted = fit_code(kept.fit, dials, mode, work, part(f"{mode} code"))
-                compressor = CodeCompressor(code, corrected=bool(corrected))
-                seconds += 0.0 if corrected else fitted.seconds
+                if mode not in fits:
+                    fits[mode] = [
+                        fit_code(kept.fit, dials, mode, seed, work, part(f"{mode} code {seed}"))
+                        for seed in range(dials.codes)
+                    ]
+                compressor = CodeCompressor(*(code for code, _ in fits[mode]), corrected=bool(corrected))
             found[name] = curves(
                 split,
                 seeds(COMPARE_SEED, dials.seeds),
@@ -219,21 +235,23 @@ def main(
                 file=work / "curves" / f"{name.replace(',', '').replace(' ', '-')}.safetensors",
                 progress=part(name),
             )
-            seconds += found[name].seconds
             if kept is not None and compressor is not None and not only:
                 errors[name] = heldout(kept.unseen, compressor)
     if only or kept is None:
         return
-    seconds += kept.seconds
+    seconds = kept.seconds + sum(run.seconds for run in found.values())
+    seconds += sum(fitted.seconds for codes_of in fits.values() for _, fitted in codes_of)
     check(found, errors, dials.bits)
-    rows = figures.table(found, errors, Mode.SEPARATE.value)
+    rows = figures.table(found, errors)
     notes = [
         f"codes fitted on {dials.runs} runs of {dials.run_steps} steps (paper: 120 of 1000), "
         f"{dials.fit_steps} steps of {dials.fit_batch} (paper: 500 epochs of batch 64)",
+        f"{dials.codes} codes for each mode; run r of a compressor uses code r mod {dials.codes}",
         f"{dials.seeds} seeds of {dials.steps} steps compared (paper: 20 of 2500)",
         "_95: half of the 95 % interval over seeds (Student's t); differences are paired by seed",
     ]
     Results("gradients", asdict(dials), smoke, device, rows, notes, seconds).save(output)
+    save_csv(figures.by_code(found, modes, dials.codes), output / "codes.csv")
     figures.plots(found, modes, output)
 
 

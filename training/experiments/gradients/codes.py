@@ -79,25 +79,30 @@ def gradient_code(
 
 
 class CodeCompressor:
-    """A learned code between worker 1 and the server; messages go through their bytes.
+    """Learned codes between worker 1 and the server; messages go through their bytes.
 
+    Run r uses code r mod K of the K codes, so that bars over runs are bars over fits as well.
     `corrected`: the server uses `GradientCode.estimate`, not x̂ itself.
     """
 
-    def __init__(self, code: GradientCode, *, corrected: bool = False) -> None:
-        self.code, self.corrected = code, corrected
-        self.key = f"code {fingerprint(code)}{' corrected' if corrected else ''}"
-        self.bits = float(8 * code.message_bytes)
+    def __init__(self, *codes: GradientCode, corrected: bool = False) -> None:
+        self.codes, self.corrected = codes, corrected
+        names = " ".join(str(fingerprint(code)) for code in codes)
+        self.key = f"code {names}{' corrected' if corrected else ''}"
+        self.bits = float(8 * codes[0].message_bytes)
         self._squares = torch.empty(0)
 
     def __call__(self, gradient: Tensor, side: Tensor, step: int) -> Tensor:
         """What stands for x in the mean, [R, 412]; step 0 begins new runs."""
         if step == 0:
-            self._squares = self.code.start.square().expand(len(gradient), -1)
+            self._squares = self.codes[0].start.square().expand(len(gradient), -1)
         magnitudes = magnitudes_of(self._squares)
-        messages = self.code.encode(gradient, magnitudes, side)
-        use = self.code.estimate if self.corrected else self.code.decode
-        received = use(messages, side, magnitudes)
+        received = torch.empty_like(gradient)
+        for first, code in enumerate(self.codes):
+            mine = slice(first, None, len(self.codes))
+            messages = code.encode(gradient[mine], magnitudes[mine], side[mine])
+            use = code.estimate if self.corrected else code.decode
+            received[mine] = use(messages, side[mine], magnitudes[mine])
         self._squares = next_squares(self._squares, (received + side) / 2)
         return received
 

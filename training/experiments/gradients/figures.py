@@ -22,6 +22,13 @@ WHOLE: Final = "uncompressed"
 """Sends x whole."""
 ALONE: Final = "y alone"
 """Sends nothing."""
+REFERENCES: Final = {
+    "separate": "separate",
+    "separate, corrected": "separate_corrected",
+    WHOLE: "uncompressed",
+    ALONE: "y_alone",
+}
+"""What others are compared with, and its name in a column."""
 _COLOURS: Final = dict(
     zip(
         ("joint", "distributed", "separate", "top-k", "random-k", "QSGD", WHOLE, "norm sampling", ALONE),
@@ -47,11 +54,11 @@ def _difference(name: str, values: Tensor, reference: Tensor) -> Row:
     return _bars(name, paired(_list(values), _list(reference)))
 
 
-def table(curves: Mapping[str, Curves], errors: Mapping[str, Heldout], reference: str) -> list[Row]:
+def table(curves: Mapping[str, Curves], errors: Mapping[str, Heldout]) -> list[Row]:
     """One row for each compressor: means over runs, and half of the 95 % interval beside each (`_95`).
 
     `loss` is the training loss over all steps, `early_loss` over a first fifth, `final_loss` over the last tenth.
-    `_less_REFERENCE` are differences from one compressor, run by run. `heldout_…` are errors as in `Heldout`.
+    `_less_…` are differences from the compressors in `REFERENCES`, run by run. `heldout_…`: see `Heldout`.
     """
     rows: list[Row] = []
     losses = {name: run.losses.mean(1) for name, run in curves.items()}
@@ -60,21 +67,37 @@ def table(curves: Mapping[str, Curves], errors: Mapping[str, Heldout], reference
         tenth = max(1, run.losses.shape[1] // 10)
         row: dict[str, str | float | int | bool | None] = {"method": name, "bits_per_step": run.bits}
         row |= _bars("loss", estimate(_list(losses[name])))
-        row |= _difference(f"loss_less_{reference}", losses[name], losses[reference])
-        row |= _difference(f"early_loss_less_{reference}", early[name], early[reference])
-        row |= _difference("loss_less_uncompressed", losses[name], losses[WHOLE])
-        row |= _difference("loss_less_y_alone", losses[name], losses[ALONE])
+        for reference, short in REFERENCES.items():
+            row |= _difference(f"loss_less_{short}", losses[name], losses[reference])
+        row |= _difference("early_loss_less_separate", early[name], early["separate"])
         row |= _bars("final_loss", estimate(_list(run.losses[:, -tenth:].mean(1))))
         row |= _bars("test_accuracy", estimate(_list(run.accuracies[:, -1])))
         if name in errors:
             found = errors[name]
             row |= _bars("heldout_error", estimate(_list(found.error)))
-            row |= _difference(f"heldout_error_less_{reference}", found.error, errors[reference].error)
+            row |= _difference("heldout_error_less_separate", found.error, errors["separate"].error)
             row |= {
                 "heldout_loud_error": float(found.loud_error.mean()),
                 "heldout_quiet_error": float(found.quiet_error.mean()),
             }
         rows.append(row)
+    return rows
+
+
+def by_code(curves: Mapping[str, Curves], modes: list[str], codes: int) -> list[Row]:
+    """Training loss of each fitted code alone, and its differences as in `table`, over the runs that used it."""
+    losses = {name: run.losses.mean(1) for name, run in curves.items()}
+    rows: list[Row] = []
+    for name, values in losses.items():
+        if name.partition(", ")[0] not in modes:
+            continue
+        for code in range(codes):
+            mine = slice(code, None, codes)
+            row: dict[str, str | float | int | bool | None] = {"method": name, "code": code}
+            row |= {"runs": len(values[mine]), "loss": float(values[mine].mean())}
+            for reference, short in REFERENCES.items():
+                row[f"loss_less_{short}"] = float((values - losses[reference])[mine].mean())
+            rows.append(row)
     return rows
 
 
