@@ -136,7 +136,7 @@ def measure(
                 saving=saving,
                 transformer_saving=None if theirs is None else 1 - theirs / fixed,
                 share_of_transformer=None if theirs is None else saving / (1 - theirs / fixed),
-                passes=prior.passes(stages),
+                passes=len(prior.passes(stages)),
                 encode_ms=_spread(encode_ms),
                 decode_ms=_spread(decode_ms),
             )

@@ -175,9 +175,9 @@ class ContextPrior:
         """Codebook size of each stage."""
         return tuple(stage.codebook_size for stage in self.stages)
 
-    def passes(self, stages_sent: int) -> int:
-        """Network passes for one frame of this many stages."""
-        return sum(p.stage < stages_sent for p in self._networks)
+    def passes(self, stages_sent: int) -> tuple[str, ...]:
+        """Names of the network passes for one frame of this many stages, in coding order."""
+        return tuple(p.name for p in self._networks if p.stage < stages_sent)
 
     @classmethod
     def from_files(cls, prior_json: bytes, network: bytes) -> Self:

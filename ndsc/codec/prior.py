@@ -63,8 +63,8 @@ class LatentPrior(Protocol):
     def bits_of_payload(self, stages_sent: int, positions: int) -> tuple[float, float]:
         """Fewest and most bits that the range coder can take for a grid of this many positions."""
 
-    def passes(self, stages_sent: int) -> int:
-        """Network passes for one frame of this many stages."""
+    def passes(self, stages_sent: int) -> tuple[str, ...]:
+        """Names of the network passes for one frame of this many stages, in coding order."""
 
     def files(self) -> dict[str, bytes]:
         """The bundle's files of this prior, in their one spelling."""
@@ -186,9 +186,9 @@ class StaticPrior:
         most = sum(code_bits(int(table.min()), table.size)[1] for table in tables)
         return least * positions, most * positions
 
-    def passes(self, stages_sent: int) -> int:
-        """Network passes for one frame: none."""
-        return 0
+    def passes(self, stages_sent: int) -> tuple[str, ...]:
+        """None: there is no network."""
+        return ()
 
 
 def check_json_length(data: bytes, name: str) -> None:

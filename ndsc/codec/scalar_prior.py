@@ -160,9 +160,9 @@ class ScalarPrior:
         """How many values each plane's indices have."""
         return (2 * self.bound + 1,) * self.planes
 
-    def passes(self, stages_sent: int) -> int:
-        """Network passes for one frame."""
-        return len(GROUPS) - 1
+    def passes(self, stages_sent: int) -> tuple[str, ...]:
+        """Names of the network passes for one frame, in coding order."""
+        return tuple(group.name for group in GROUPS[1:])
 
     def files(self) -> dict[str, bytes]:
         """The bundle's files of this prior."""

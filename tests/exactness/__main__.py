@@ -1,4 +1,4 @@
-"""The proof that the context prior's bits are exact: `python -m tests.exactness`.
+"""The proof that the latent prior's bits are exact: `python -m tests.exactness`.
 
 Makes a reference set in this process, checks it in every configuration, and writes what came out. Exit status: 0
 every configuration that was asked for came to the same bits, 1 one did not or could not run, 2 nothing to check.
@@ -19,7 +19,7 @@ from ndsc.codec.files import write_whole
 from tests.exactness import configurations, machine, pictures, reference
 from tests.exactness.configurations import CONFIGURATIONS, Result, Setting
 from tests.exactness.reference import Reference, ReferenceSetError
-from tests.exactness.sessions import PriorError, context_prior
+from tests.exactness.sessions import PriorError, networked_prior
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     try:
         bundle = Bundle.load(arguments.bundle or default_bundle_path())
-        context_prior(bundle.bitstream)
+        networked_prior(bundle.bitstream)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         references = _make_reference(bundle, arguments)
         references.save(arguments.output.with_suffix(".npz"))
@@ -89,7 +89,7 @@ def _make_reference(bundle: Bundle, arguments: argparse.Namespace) -> Reference:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.exactness", description="Prove that the context prior's bits are exact."
+        prog="python -m tests.exactness", description="Prove that the latent prior's bits are exact."
     )
     parser.add_argument("--bundle", type=Path, help="directory or zip; the default bundle when left out")
     parser.add_argument(

@@ -48,7 +48,8 @@ class Interpreter:
 def _convolution(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     padded = F.pad(x[0], (left, right, top, bottom))
-    return F.conv2d(padded, x[1], x[2] if len(x) > 2 else None, attributes.get("strides", (1, 1)))
+    strides, (groups,) = attributes.get("strides", (1, 1)), attributes.get("group", (1,))
+    return F.conv2d(padded, x[1], x[2] if len(x) > 2 else None, strides, groups=groups)
 
 
 def _reshape(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
@@ -57,14 +58,19 @@ def _reshape(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
 
 
 def _unsqueeze(x: Sequence[Tensor], attributes: Attributes) -> Tensor:
-    (axis,) = x[1].tolist()
-    return x[0].unsqueeze(axis)
+    axes = sorted(x[1].tolist())
+    if axes and axes[0] < 0:
+        raise NotImplementedError("Unsqueeze with an axis counted from the end")
+    made = x[0]
+    for axis in axes:
+        made = made.unsqueeze(axis)
+    return made
 
 
 _OPERATIONS: Final[Mapping[str, tuple[Callable[[Sequence[Tensor], Attributes], Tensor], set[str]]]] = {
     # operation: (what it does, the attributes it heeds)
     "Gather": (lambda x, a: x[0][x[1].long()], set()),
-    "Conv": (_convolution, {"pads", "strides"}),
+    "Conv": (_convolution, {"pads", "strides", "group"}),
     "Add": (lambda x, a: x[0] + x[1], set()),
     "Mul": (lambda x, a: x[0] * x[1], set()),
     "Floor": (lambda x, a: x[0].floor(), set()),

@@ -143,7 +143,7 @@ def make(
     Raises ReferenceSetError when there are too few pictures or one makes another grid.
     """
     rng = np.random.default_rng(seed)
-    encoder = EncoderSession(bundle.encoder_onnx)
+    encoder = EncoderSession(bundle.encoder_onnx, by_level=bundle.prior.rate_levels is not None)
     levels = bundle.rate_level_count
     wanted = [(kind, level, grid) for grid in ODD for level in range(levels) for kind in (DRAWN, UNIFORM)]
     for count, grid in ((frames, SMALL), (larges, LARGE)):
@@ -158,9 +158,9 @@ def make(
                     f"too few pictures of a {grid.height}x{grid.width} grid; ask for fewer frames"
                 )
             padded = pad(picture, bundle.geometry.stride)
-            indices = encoder.run(to_float(padded)[None])[0, :stages]
+            indices = encoder.run(to_float(padded)[None], np.array([level], np.int64))[0, :stages]
         elif kind == DRAWN:
-            indices = bundle.prior.sample(rng, stages, grid.height, grid.width)
+            indices = bundle.prior.sample(rng, stages, grid.height, grid.width, level)
         else:
             sizes = bundle.prior.codebook_sizes[:stages]
             shape = (grid.height, grid.width)

@@ -1,4 +1,4 @@
-"""The context prior with other sessions in place of its own."""
+"""A prior with other sessions in place of its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from ndsc.codec import onnx_graph
 from ndsc.codec.bitstream import Bitstream
-from ndsc.codec.context import ContextPrior, pass_name
+from ndsc.codec.context import ContextPrior
+from ndsc.codec.scalar_prior import ScalarPrior
 
 Feeds = dict[str, NDArray[np.int32]]
+Networked = ContextPrior | ScalarPrior
+"""A prior that has prior.onnx."""
 LEVELS: Final = ("disable_all", "enable_basic", "enable_extended", "enable_all")
 """onnxruntime's graph optimization levels."""
 
@@ -25,7 +28,8 @@ class Session(Protocol):
     """Runs one pass: what `ndsc.codec.runtime.PriorSession` is to the prior."""
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """int32 indices and bands → sums [phases · B, logits, rows, columns]."""
+        """What the pass reads, int32 → its sums: [phases · B, logits, rows, columns] of a context prior, [B, means and
+        scales, rows, columns] of a prior of planes."""
 
 
 MakeSession = Callable[[bytes, str], Session]
@@ -66,31 +70,21 @@ class OnnxSession:
         return sums
 
 
-def context_prior(bitstream: Bitstream) -> ContextPrior:
+def networked_prior(bitstream: Bitstream) -> Networked:
     """The bitstream's prior. Raises PriorError when it has no networks."""
-    if not isinstance(bitstream.prior, ContextPrior):
+    if not isinstance(bitstream.prior, Networked):
         raise PriorError("the bundle's prior has no networks: nothing to prove")
     return bitstream.prior
 
 
-def pass_names(prior: ContextPrior) -> list[str]:
-    """The passes, in coding order."""
-    return [
-        pass_name(s, g)
-        for s, stage in enumerate(prior.stages)
-        for g, group in enumerate(stage.groups)
-        if group.table is None
-    ]
-
-
 def with_sessions(bitstream: Bitstream, make: MakeSession) -> Bitstream:
     """The same bits, but each pass of the prior runs in a session that `make` made. Raises PriorError."""
-    prior = context_prior(bitstream)
-    if not isinstance(vars(ContextPrior).get("_sessions"), cached_property):
-        raise PriorError("ContextPrior no longer keeps its sessions in _sessions")
+    prior = networked_prior(bitstream)
+    if not isinstance(vars(type(prior)).get("_sessions"), cached_property):
+        raise PriorError(f"{type(prior).__name__} no longer keeps its sessions in _sessions")
     other = copy.copy(prior)
     vars(other)["_sessions"] = {
         name: make(onnx_graph.cut(prior.network, f"{name}.sums", "prior.onnx"), name)
-        for name in pass_names(prior)
+        for name in prior.passes(len(prior.codebook_sizes))
     }
     return dataclasses.replace(bitstream, prior=other)

@@ -1,8 +1,9 @@
-"""The context prior comes to the same bits in every configuration of this process; if not, the check sees it."""
+"""The latent prior comes to the same bits in every configuration of this process; if not, the check sees it."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from onnx import helper, numpy_helper
 
 from ndsc.codec import onnx_graph
 from ndsc.codec.bitstream import encode_payload
-from ndsc.codec.bundle import Bundle
+from ndsc.codec.bundle import Bundle, write_bundle
 from ndsc.codec.context import ContextPrior
+from ndsc.codec.prior import LatentPrior
+from ndsc.codec.scalar_prior import ScalarPrior
 from tests.exactness import __main__ as command
 from tests.exactness import configurations, environments, pictures, reference
 from tests.exactness.batches import Batches, codec_session
@@ -27,15 +30,31 @@ from tests.exactness.comparison import Outcome, compare
 from tests.exactness.configurations import CONFIGURATIONS, Checked, NotAtHandError, Result, Setting
 from tests.exactness.interpreter import Interpreter
 from tests.exactness.reference import LARGE, ODD, SMALL, Reference, ReferenceSetError
-from tests.exactness.sessions import LEVELS, Feeds, Session, context_prior, pass_names, with_sessions
+from tests.exactness.sessions import LEVELS, Feeds, Session, networked_prior, with_sessions
+from tests.unit import context_prior
 
 MODEL = environments.ROOT / "models" / "default"
-FRAMES, LARGES = 24, 1
+FRAMES, LARGES = 48, 1
+"""Six small frames of each of eight levels, two of each kind."""
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle.load(MODEL)
+@pytest.fixture(scope="module", params=["released", "context"])
+def bundle(
+    request: pytest.FixtureRequest, tiny_parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """A prior of planes as it is released; a small one of residual stages."""
+    if request.param == "released":
+        return Bundle.load(MODEL)
+    encoder = onnx.load_from_string(tiny_parts["encoder_onnx"])
+    (highest,) = (one for one in encoder.graph.initializer if one.name == "highest")
+    sizes = np.array(context_prior.CODEBOOK_SIZES, np.float32).reshape(1, -1, 1, 1)
+    highest.CopyFrom(numpy_helper.from_array(sizes - 1, "highest"))
+    other = {
+        "name": "context",
+        "encoder_onnx": encoder.SerializeToString(),
+        "prior": context_prior.tiny_prior(),
+    }
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "context", **(tiny_parts | other))
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +120,12 @@ class _Keeping(Interpreter):
         return super().run(feeds)
 
 
-def one_weight_changed(bundle: Bundle, references: Reference) -> ContextPrior:
+def one_weight_changed(bundle: Bundle, references: Reference) -> LatentPrior:
     """The bundle's prior with one weight changed by one unit: of the first stage's last pass, between a channel
-    that is active and a logit that counts, so that it does not hang on the weights whether it shows.
+    that is active and a sum that counts, so that it does not hang on the weights whether it shows.
     """
-    prior = context_prior(bundle.bitstream)
-    name = [name for name in pass_names(prior) if name.startswith("s0")][-1]
+    prior = networked_prior(bundle.bitstream)
+    name = prior.passes(1)[-1]
     made: dict[str, _Keeping] = {}
 
     def keeping(onnx_bytes: bytes, name: str) -> Session:
@@ -118,18 +137,23 @@ def one_weight_changed(bundle: Bundle, references: Reference) -> ContextPrior:
     values = made[name].values(made[name].fed)
     graph = onnx_graph.read(prior.network, "prior.onnx")
     head = next(node for node in graph.nodes if f"{name}.sums" in node.outputs)
-    high = prior.stages[0].high_size
-    logit = int(values[f"{name}.sums"].mean((0, 2, 3))[:high].argmax())
+    sums = values[f"{name}.sums"]
+    if isinstance(prior, ContextPrior):
+        of_sum = int(sums.mean((0, 2, 3))[: prior.stages[0].high_size].argmax())
+    else:  # means come before scales; of the means one that is not always the same
+        of_sum = int(sums[:, : sums.shape[1] // 2].std((0, 2, 3)).argmax())
     channel = int(values[head.inputs[0]].mean((0, 2, 3)).argmax())
 
     model = onnx.load_from_string(prior.network)
     tensor = next(one for one in model.graph.initializer if one.name == head.inputs[1])
     weight = numpy_helper.to_array(tensor).copy()
     middle = weight.shape[-1] // 2
-    weight[logit, channel, middle, middle] += 1 if weight[logit, channel, middle, middle] <= 0 else -1
+    weight[of_sum, channel, middle, middle] += 1 if weight[of_sum, channel, middle, middle] <= 0 else -1
     tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
-    facts = json.loads(prior.files()["prior.json"])
-    return ContextPrior(prior.stages, facts["weights"], facts["logit_shift"], model.SerializeToString())
+    network = model.SerializeToString()
+    facts = json.loads(prior.files()["prior.json"]) | {"network_sha256": hashlib.sha256(network).hexdigest()}
+    read = ContextPrior.from_files if isinstance(prior, ContextPrior) else ScalarPrior
+    return read(json.dumps(facts).encode(), network)
 
 
 def test_one_weight_changed_by_one_unit_is_found(bundle: Bundle, references: Reference) -> None:
@@ -156,16 +180,16 @@ class _Wrong:
 
 class _Louder(_Wrong):
     def spoil(self, sums: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-        sums[:, 0] += 1 << 12  # of the first logit, by 16 or more of its steps
+        sums[:, 0] += 1 << 12  # of the first logit or mean, by many of its steps
         return sums
 
 
 class _Swapped(_Wrong):
-    """Frame-major: right for one frame, and for a pass of one phase."""
+    """The last frame first: right for one frame."""
 
     def spoil(self, sums: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
         by_phase = sums.reshape(-1, frames, *sums.shape[1:])
-        return np.ascontiguousarray(by_phase.swapaxes(0, 1)).reshape(sums.shape)
+        return np.ascontiguousarray(by_phase[:, ::-1]).reshape(sums.shape)
 
 
 def test_a_session_that_computes_otherwise_is_found(bundle: Bundle, references: Reference) -> None:
@@ -201,13 +225,15 @@ def child(path: Path, bundle: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=environments.ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_child_process_checks_a_set(references: Reference, tiny_bundle_path: Path, tmp_path: Path) -> None:
+def test_a_child_process_checks_a_set(
+    bundle: Bundle, references: Reference, tiny_bundle_path: Path, tmp_path: Path
+) -> None:
     sound = references.of(SMALL)[:3]
     other = sound[1].indices.copy()
     other[0, 5, 5] ^= 1
     path = tmp_path / "set.npz"
     references.part((sound[0], dataclasses.replace(sound[1], indices=other), sound[2])).save(path)
-    done = child(path, MODEL)
+    done = child(path, bundle.path)
     found: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == 1
     assert (found["outcome"]["frames"], found["outcome"]["mismatches"]) == ({"16x32": 3}, 1)

@@ -13,6 +13,7 @@ from ndsc.codec import onnx_graph
 from ndsc.codec.bitstream import Bitstream
 from ndsc.codec.context import ContextPrior, pass_name
 from ndsc.codec.frames import Grid
+from ndsc.codec.scalar_prior import GROUPS, ScalarPrior
 
 FIXED_TRACED_BYTES: Final = 256 << 10
 """For messages, tracebacks and small objects, whatever the grid."""
@@ -82,6 +83,12 @@ def _traced_per_call(bitstream: Bitstream, rate_level: int, grid: Grid) -> int:
             + 8 * (stage.high_size + 2 * stage.low_size)
             for stage in stages
         )
+    elif isinstance(prior, ScalarPrior):
+        # Of an index: what is known of it, twice; its digit, kept until the indices are coded again.
+        per_position = 4 * 4 * sent
+        # In flight for the group at hand, the largest half of the grid: sums as float32 and as int32, mean and scale
+        # rounded and clipped, each with what it was made of; table, base, place in the coding order and sorting.
+        per_position += (8 + 8 + 6 * 8 + 4 * 8) // 2 * sent
     else:
         fixed = sum(4 * 8 * size for size in prior.codebook_sizes)  # each table as float64, and its sums
     return fixed + per_position * _padded_positions(grid)
@@ -90,7 +97,7 @@ def _traced_per_call(bitstream: Bitstream, rate_level: int, grid: Grid) -> int:
 def _network_bytes(bitstream: Bitstream, rate_level: int, grid: Grid) -> int:
     """What the sessions of the passes hold: each value of a pass as float32, twice, as arenas grow by doubling."""
     prior = bitstream.prior
-    if not isinstance(prior, ContextPrior):
+    if not isinstance(prior, ContextPrior | ScalarPrior):
         return 0
     channels: dict[str, int] = {}
     graph = onnx_graph.read(prior.network, "prior.onnx")
@@ -101,6 +108,11 @@ def _network_bytes(bitstream: Bitstream, rate_level: int, grid: Grid) -> int:
             width = table.shape[0] if node.operation == "Conv" else table.shape[1]
             channels[name] = channels.get(name, 0) + width
     total = 0
+    if isinstance(prior, ScalarPrior):
+        for group in GROUPS[1:]:
+            known = len(group.known) * prior.planes
+            total += 8 * (channels[group.name] + known) * _padded_positions(grid) // group.side**2
+        return total
     for s, stage in enumerate(prior.stages[: bitstream.stages_sent(rate_level)]):
         for g, group in enumerate(stage.groups):
             cells = _padded_positions(grid) >> 2 + 2 * group.scale

@@ -13,7 +13,7 @@ from ndsc.codec.bitstream import Bitstream, CompressedFrame, encode_payload, to_
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.frames import Grid
-from ndsc.codec.prior import StaticPrior
+from ndsc.codec.prior import MAX_STAGES, StaticPrior
 from ndsc.codec.runtime import RuntimeOptions
 from ndsc.scene import SceneConfig, StereoScene
 
@@ -23,7 +23,8 @@ GRID: Final = Grid(16, 32)
 OTHER_GRIDS: Final = (Grid(1, 1), Grid(1, 7), Grid(3, 5), Grid(32, 16), Grid(16, 31))
 """Of the payloads that are not of `GRID`: odd sides, one position, and the same number of positions turned."""
 OWN, RENAMED, STATIC = "own", "renamed", "static"
-"""Bitstreams: the bundle's; the same with another id; one of static tables for the same codebooks."""
+"""Bitstreams: the bundle's; the same with another id; one of static tables for the same codebooks, or for as many
+of them as it may have."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +61,36 @@ class Pool:
         self.bundle = bundle
         self.decoder = FrameDecoder(bundle, RuntimeOptions(threads=1))
         own = bundle.bitstream
-        falling = StaticPrior.from_counts([np.arange(size, 0, -1) for size in own.prior.codebook_sizes])
+        sizes = own.prior.codebook_sizes[:MAX_STAGES]
+        falling = StaticPrior.from_counts([np.arange(size, 0, -1) for size in sizes])
         self.streams: Mapping[str, Bitstream] = {
             OWN: own,
             RENAMED: replace(own, bitstream_id=bytes(reversed(own.bitstream_id))),
-            STATIC: replace(own, bitstream_id=b"static tables ..", prior=falling),
+            STATIC: replace(
+                own,
+                bitstream_id=b"static tables ..",
+                prior=falling,
+                rate_levels=tuple(min(stages, len(sizes)) for stages in own.rate_levels),
+            ),
         }
         self.levels = len(own.rate_levels)
         rng = np.random.Generator(np.random.PCG64(0))
-        whole = self._scene_indices(frames)
         at_level: list[list[Sound]] = []
         others: list[Sound] = []
         for level in range(self.levels):
             stages = own.stages_sent(level)
             claim = Claim(OWN, level, GRID)
-            indices = [grid[:stages] for grid in whole]
-            indices += [own.prior.sample(rng, stages, GRID.height, GRID.width) for _ in range(draws)]
+            indices = self._scene_indices(frames, level)
+            indices += [own.prior.sample(rng, stages, GRID.height, GRID.width, level) for _ in range(draws)]
             # What a splice of two payloads needs to come near to a sound one: all the same but one index.
             indices += [self._one_changed(each, rng) for each in (indices[0], indices[-1])]
             at_level.append([self._sound(claim, each) for each in indices])
             for grid in OTHER_GRIDS:
-                drawn = own.prior.sample(rng, stages, grid.height, grid.width)
+                drawn = own.prior.sample(rng, stages, grid.height, grid.width, level)
                 others.append(self._sound(Claim(OWN, level, grid), drawn))
             for stream in (RENAMED, STATIC):
-                drawn = self.streams[stream].prior.sample(rng, stages, GRID.height, GRID.width)
+                other = self.streams[stream]
+                drawn = other.prior.sample(rng, other.stages_sent(level), GRID.height, GRID.width, level)
                 others.append(self._sound(Claim(stream, level, GRID), drawn))
         self.at_level: Sequence[Sequence[Sound]] = at_level
         """Of the bundle's own bitstream and `GRID`, by rate level."""
@@ -107,12 +114,12 @@ class Pool:
         )
         return to_bytes(replace(frame, **fields))  # type: ignore[arg-type]
 
-    def _scene_indices(self, frames: int) -> list[Indices]:
-        """What the encoder makes of the scene at the highest level: lower levels are its first stages."""
+    def _scene_indices(self, frames: int, level: int) -> list[Indices]:
+        """What the encoder makes of the scene."""
         stride = self.bundle.geometry.stride
         scene = StereoScene(SceneConfig(width=GRID.width * stride, height=GRID.height * stride))
         encoder = FrameEncoder(self.bundle, RuntimeOptions(threads=1))
-        packed = [encoder.encode(scene.render(0.7 * i, "left"), self.levels - 1) for i in range(frames)]
+        packed = [encoder.encode(scene.render(0.7 * i, "left"), level) for i in range(frames)]
         return [self.decoder.unpack(frame).stages for frame in packed]
 
     def _one_changed(self, indices: Indices, rng: np.random.Generator) -> Indices:

@@ -151,7 +151,7 @@ def bundle_codecs(path: Path) -> list[Codec]:
                 Network(encoder_count, partial(encoder.analyze, source)),
                 Network(decoder_count, partial(decoder.decode_batch, [unpacked], [side])),
                 Network(prior_count, partial(encoder.pack, indices, level)),
-                prior.passes(stages),
+                len(prior.passes(stages)),
                 encoder_count.parameters + decoder_count.parameters + prior_count.parameters,
                 0,
                 partial(decoder.unpack, packed),
