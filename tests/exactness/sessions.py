@@ -28,8 +28,8 @@ class Session(Protocol):
     """Runs one pass: what `ndsc.codec.runtime.PriorSession` is to the prior."""
 
     def run(self, feeds: Feeds) -> NDArray[np.float32]:
-        """What the pass reads, int32 → its sums: [phases · B, logits, rows, columns] of a context prior, [B, means and
-        scales, rows, columns] of a prior of planes."""
+        """What the pass reads, int32 → its sums: [phases · B, logits, rows, columns] of a context prior,
+        [B, means and scales, rows, columns] of a prior of planes."""
 
 
 MakeSession = Callable[[bytes, str], Session]

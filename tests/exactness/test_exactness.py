@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from ndsc.codec import onnx_graph
 from ndsc.codec.bitstream import encode_payload
-from ndsc.codec.bundle import Bundle, write_bundle
+from ndsc.codec.bundle import Bundle
 from ndsc.codec.context import ContextPrior
 from ndsc.codec.prior import LatentPrior
 from ndsc.codec.scalar_prior import ScalarPrior
@@ -31,7 +31,6 @@ from tests.exactness.configurations import CONFIGURATIONS, Checked, NotAtHandErr
 from tests.exactness.interpreter import Interpreter
 from tests.exactness.reference import LARGE, ODD, SMALL, Reference, ReferenceSetError
 from tests.exactness.sessions import LEVELS, Feeds, Session, networked_prior, with_sessions
-from tests.unit import context_prior
 
 MODEL = environments.ROOT / "models" / "default"
 FRAMES, LARGES = 48, 1
@@ -39,22 +38,9 @@ FRAMES, LARGES = 48, 1
 
 
 @pytest.fixture(scope="module", params=["released", "context"])
-def bundle(
-    request: pytest.FixtureRequest, tiny_parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Bundle:
+def bundle(request: pytest.FixtureRequest, context_bundle: Bundle) -> Bundle:
     """A prior of planes as it is released; a small one of residual stages."""
-    if request.param == "released":
-        return Bundle.load(MODEL)
-    encoder = onnx.load_from_string(tiny_parts["encoder_onnx"])
-    (highest,) = (one for one in encoder.graph.initializer if one.name == "highest")
-    sizes = np.array(context_prior.CODEBOOK_SIZES, np.float32).reshape(1, -1, 1, 1)
-    highest.CopyFrom(numpy_helper.from_array(sizes - 1, "highest"))
-    other = {
-        "name": "context",
-        "encoder_onnx": encoder.SerializeToString(),
-        "prior": context_prior.tiny_prior(),
-    }
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "context", **(tiny_parts | other))
+    return Bundle.load(MODEL) if request.param == "released" else context_bundle
 
 
 @pytest.fixture(scope="module")

@@ -86,8 +86,8 @@ def _traced_per_call(bitstream: Bitstream, rate_level: int, grid: Grid) -> int:
     elif isinstance(prior, ScalarPrior):
         # Of an index: what is known of it, twice; its digit, kept until the indices are coded again.
         per_position = 4 * 4 * sent
-        # In flight for the group at hand, the largest half of the grid: sums as float32 and as int32, mean and scale
-        # rounded and clipped, each with what it was made of; table, base, place in the coding order and sorting.
+        # In flight for the group at hand, the largest half of the grid: sums as float32 and as int32, mean and
+        # scale rounded and clipped, each with what it was made of; table, base, place in coding order, sorting.
         per_position += (8 + 8 + 6 * 8 + 4 * 8) // 2 * sent
     else:
         fixed = sum(4 * 8 * size for size in prior.codebook_sizes)  # each table as float64, and its sums

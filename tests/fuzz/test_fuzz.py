@@ -37,8 +37,10 @@ def tiny_pool(tiny_bundle: Bundle) -> Pool:
     return Pool(tiny_bundle, frames=2, draws=2)
 
 
-def test_no_mutant_of_the_bundle_that_ships_gets_through() -> None:
-    fuzzer = Fuzzer(Pool(Bundle.load(DEFAULT_BUNDLE), frames=2, draws=2), seed=1)
+@pytest.mark.parametrize("name", ["released", "context"])
+def test_no_mutant_gets_through(name: str, context_bundle: Bundle) -> None:
+    bundle = Bundle.load(DEFAULT_BUNDLE) if name == "released" else context_bundle
+    fuzzer = Fuzzer(Pool(bundle, frames=2, draws=2), seed=1)
     tally = fuzzer.run(range(MUTANTS))
     assert not tally.escapes
     assert tally.total == MUTANTS
@@ -189,13 +191,13 @@ def test_the_command_reports_and_stores_escapes(
     assert "error:" in capsys.readouterr().err
 
 
-def test_the_memory_bounds_are_of_use(tiny_bundle: Bundle) -> None:
+def test_the_memory_bounds_are_of_use(tiny_bundle: Bundle, context_bundle: Bundle) -> None:
     """They hold for a large grid, and what Python allocates is no less than a sixth of its own."""
-    for bundle in (tiny_bundle, Bundle.load(DEFAULT_BUNDLE)):
+    for bundle in (tiny_bundle, context_bundle, Bundle.load(DEFAULT_BUNDLE)):
         stream, level = bundle.bitstream, bundle.rate_level_count - 1
         grid = Grid(64, 128)
         indices = stream.prior.sample(
-            np.random.default_rng(0), stream.stages_sent(level), grid.height, grid.width
+            np.random.default_rng(0), stream.stages_sent(level), grid.height, grid.width, level
         )
         sound = encode_payload(indices, level, stream)
         data = sound[:-1] + bytes([sound[-1] ^ 1])  # refused as late as can be

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import json
 import shutil
 import time
@@ -31,8 +32,10 @@ from ndsc.codec.errors import BundleError, NdscError, ProviderError
 from ndsc.codec.frames import Grid
 from ndsc.codec.golden import Golden
 from ndsc.codec.prior import LatentPrior, StaticPrior
+from ndsc.codec.scalar_prior import ScalarPrior
 from tests.fuzz import tiny_prior
 from tests.fuzz.memory import measured
+from tests.unit import planes_prior
 
 FIXED_BYTES: Final = 64 << 20
 BYTES_TO_ONE_READ: Final = 512
@@ -44,6 +47,8 @@ SECONDS: Final = 5.0
 
 NETWORK: Final = tiny_prior.network()
 CONTEXT_JSON: Final = tiny_prior.prior_json(NETWORK)
+PLANES_JSON: Final = planes_prior.tiny_prior().files()["prior.json"]
+PLANES_NETWORK: Final = planes_prior.tiny_prior().files()["prior.onnx"]
 STATIC_JSON: Final = StaticPrior.from_counts([np.arange(1, 9), np.arange(1, 5)]).files()["prior.json"]
 
 FEW: Final = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -81,6 +86,21 @@ def read_context(data: bytes, network: bytes) -> ContextPrior | None:
     with bounded(len(data) + len(network)):
         try:
             prior = ContextPrior.from_files(data, network)
+        except BundleError as error:
+            one_line(error)
+            return None
+    try:
+        works(prior)
+    except (BundleError, ProviderError) as error:
+        one_line(error)
+    return prior
+
+
+def read_planes(data: bytes, network: bytes = PLANES_NETWORK) -> ScalarPrior | None:
+    """The same of planes."""
+    with bounded(len(data) + len(network)):
+        try:
+            prior = ScalarPrior(data, network)
         except BundleError as error:
             one_line(error)
             return None
@@ -218,6 +238,9 @@ BOMBS: Final[dict[str, bytes]] = {
     "context, wrong logits": repeated(b'{"stages":[{"groups":[{"table":[[', b"[],", b"1]]}]}]}"),
     "context, wrong weights": repeated(b'{"weights":[', b"[],", b"1]}"),
     "context, wrong order": repeated(b'{"stages":[{"order":[', b"[],", b"1]}]}"),
+    "planes, wrong tables": repeated(b'{"tables":[[', b"[],", b"1]]}"),
+    "planes, many tables": repeated(b'{"tables":[', b"[],", b"[1]]}"),
+    "planes, many levels": repeated(b'{"first":[', b'{"mean":[],"scale":[]},', b"1]}"),
     "golden, wrong entries": repeated(b'{"entries":[', b"1,", b"1]}"),
     "golden, wrong grid": repeated(b'{"entries":[{"grid":[', b"[],", b"1]}]}"),
     "manifest, wrong files": b'{"files":{' + many_keys() + b"}}",
@@ -229,6 +252,7 @@ def test_json_meant_to_hurt_is_refused(name: str, tiny_bundle: Bundle, tmp_path:
     readers: dict[str, Callable[[bytes], object]] = {
         "static": read_static,
         "context": lambda data: read_context(data, NETWORK),
+        "planes": read_planes,
         "golden": lambda data: read_golden(data, tiny_bundle),
         "manifest": lambda data: read_manifest(data, tmp_path),
     }
@@ -245,6 +269,7 @@ def test_a_message_is_one_line_whatever_a_key_is(
         for read, sound in (
             (StaticPrior.from_json, STATIC_JSON),
             (lambda data: ContextPrior.from_files(data, NETWORK), CONTEXT_JSON),
+            (lambda data: ScalarPrior(data, PLANES_NETWORK), PLANES_JSON),
             (Golden.from_json, tiny_bundle.golden.to_json()),
             (
                 lambda data: read_manifest_or_raise(data, spoilt),
@@ -262,8 +287,13 @@ def test_a_message_is_one_line_whatever_a_key_is(
 
 @pytest.mark.parametrize(
     "read",
-    [StaticPrior.from_json, lambda data: ContextPrior.from_files(data, NETWORK), Golden.from_json],
-    ids=["static", "context", "golden"],
+    [
+        StaticPrior.from_json,
+        lambda data: ContextPrior.from_files(data, NETWORK),
+        lambda data: ScalarPrior(data, PLANES_NETWORK),
+        Golden.from_json,
+    ],
+    ids=["static", "context", "planes", "golden"],
 )
 def test_a_file_too_long_to_be_sound_is_not_parsed(read: Callable[[bytes], object]) -> None:
     data = b"[" + b"[]," * (TOO_LONG // 3) + b"1]"
@@ -283,10 +313,17 @@ def test_context_prior(data: bytes) -> None:
     read_context(data, NETWORK)
 
 
+@FEW
+@given(damaged_json(PLANES_JSON))
+def test_prior_of_planes(data: bytes) -> None:
+    read_planes(data)
+
+
 def test_sound_files_are_read(tiny_bundle: Bundle) -> None:
     """So that the other tests do not pass because everything is refused."""
     assert read_static(STATIC_JSON)
     assert read_context(CONTEXT_JSON, NETWORK)
+    assert read_planes(PLANES_JSON)
     assert read_golden((tiny_bundle.path / "golden.json").read_bytes(), tiny_bundle)
 
 
@@ -351,9 +388,9 @@ NAME_LEFT_OPEN: Final = "left open"
 
 
 @st.composite
-def edited_network(draw: st.DrawFn) -> bytes:
-    """1 to 3 edits of the tiny network's operations, constants, names and attributes."""
-    model = onnx.ModelProto.FromString(NETWORK)
+def edited_network(draw: st.DrawFn, sound: bytes) -> bytes:
+    """1 to 3 edits of a network's operations, constants, names and attributes."""
+    model = onnx.ModelProto.FromString(sound)
     graph = model.graph
     for _ in range(draw(st.integers(1, 3))):
         draw(st.sampled_from([_edit_constant, _edit_node, _edit_attribute, _edit_names, _edit_order]))(
@@ -442,7 +479,7 @@ def _edit_order(draw: st.DrawFn, graph: Any) -> None:
 
 
 @settings(FEW, max_examples=500)
-@given(edited_network() | edited_bytes(NETWORK) | st.binary(max_size=200))
+@given(edited_network(NETWORK) | edited_bytes(NETWORK) | st.binary(max_size=200))
 def test_network(network: bytes) -> None:
     with bounded(len(network)):
         try:
@@ -450,6 +487,13 @@ def test_network(network: bytes) -> None:
         except BundleError as error:
             one_line(error)
     read_context(resealed(network), network)
+
+
+@settings(FEW, max_examples=300)
+@given(edited_network(PLANES_NETWORK) | edited_bytes(PLANES_NETWORK))
+def test_network_of_planes(network: bytes) -> None:
+    named = json.loads(PLANES_JSON) | {"network_sha256": hashlib.sha256(network).hexdigest()}
+    read_planes(json.dumps(named).encode(), network)
 
 
 def network_of(nodes: list[Any], *constants: TensorProto) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from tests.golden import spec_bundle, spec_decoder
 from tests.golden.spec_errors import SpecError
 from tests.golden.spec_network import Network
 from tests.unit.context_prior import SHIFT, stages
+
+NETWORKED: Final = ("released", "context", "coarse", "planes")
+"""Bundles whose prior has networks."""
 
 
 def refusal(read: Callable[..., object], *arguments: Any) -> str:
@@ -32,15 +35,15 @@ def codec_uses(data: bytes, side: int = 4) -> bytes:
 
 
 def network_of(bundle: spec_bundle.Bundle) -> Network:
-    """The networks of a context prior, as the specification's reader has them."""
-    assert isinstance(bundle.prior, spec_bundle.ContextPrior)
+    """The prior's networks, as the specification's reader has them."""
+    assert not isinstance(bundle.prior, spec_bundle.StaticPrior)
     return bundle.prior.network
 
 
 def sums_of(data: bytes, bundle: spec_bundle.Bundle) -> list[Any]:
     """Logits of every network on a grid of 4 × 4, all labels 0, by the specification's reader."""
     assert isinstance(bundle.prior, spec_bundle.ContextPrior)
-    prior = dataclasses.replace(bundle.prior, network=Network(data, network_of(bundle).groups))
+    prior = dataclasses.replace(bundle.prior, network=Network(data, bundle.prior.network.groups))
     labels = spec_decoder.Labels(prior.codebook_sizes, 4, 4)
     labels.known = {(s, y, x): 0 for s in range(3) for y in range(4) for x in range(4)}
     return [

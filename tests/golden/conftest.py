@@ -32,13 +32,15 @@ def coarse_prior() -> ContextPrior:
 
 @pytest.fixture(scope="session")
 def written(
-    tiny_bundle: Bundle, tiny_parts: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    tiny_bundle: Bundle,
+    context_bundle: Bundle,
+    tiny_parts: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Bundle]:
     """Bundles of the codec: the released one, and tiny ones of each kind of prior."""
-    made = {"released": Bundle.load(MODEL), "static": tiny_bundle}
-    for name, prior in {"context": context_prior.tiny_prior(), "coarse": coarse_prior()}.items():
-        path = tmp_path_factory.mktemp("bundles") / name
-        made[name] = write_bundle(path, **(tiny_parts | {"name": name, "prior": prior}))
+    made = {"released": Bundle.load(MODEL), "static": tiny_bundle, "context": context_bundle}
+    path = tmp_path_factory.mktemp("bundles") / "coarse"
+    made["coarse"] = write_bundle(path, **(tiny_parts | {"name": "coarse", "prior": coarse_prior()}))
     planes = {"prior": planes_prior.tiny_prior(), "rate_levels": [planes_prior.PLANES] * planes_prior.LEVELS}
     path = tmp_path_factory.mktemp("bundles") / "planes"
     made["planes"] = write_bundle(path, **(tiny_parts | {"name": "planes"} | planes))

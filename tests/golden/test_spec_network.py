@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from ndsc.codec import exact, onnx_graph
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.context import ContextPrior
+from ndsc.codec.scalar_prior import ScalarPrior
 from tests.golden import spec_bundle, spec_decoder
-from tests.golden.agreement import codec_uses, network_of, refusal, sums_of
+from tests.golden.agreement import NETWORKED, codec_uses, network_of, refusal, sums_of
 from tests.golden.networks import ALLOWED, REFUSED, SHAPES, changed
 from tests.golden.spec_errors import BundleError
 from tests.golden.spec_network import Needs, Network
@@ -24,41 +27,59 @@ from tests.unit.context_prior import tiny_prior
 Bundles = dict[str, spec_bundle.Bundle]
 
 
-@pytest.mark.parametrize("name", ["released", "context", "coarse"])
+@pytest.mark.parametrize("name", NETWORKED)
 def test_both_proofs_come_to_the_same_bounds(name: str, written: dict[str, Bundle], bundles: Bundles) -> None:
     """Of every value that is whole; the codec gives bounds of outputs, so each is made one."""
     network, prior = network_of(bundles[name]), written[name].prior
-    assert isinstance(prior, ContextPrior)
+    assert isinstance(prior, ContextPrior | ScalarPrior)
     ours = {value: bound.B for value, bound in network.bounds.items() if bound.t == 0}
     graph = dataclasses.replace(onnx_graph.read(prior.network, "prior.onnx"), outputs=tuple(ours))
     theirs = exact.prove(graph, network.rows, "prior.onnx")
     assert ours == {value: bound.largest for value, bound in theirs.items()}
-    assert {f"s{s}g{g}.sums" for s, g in ((0, 1), (1, 0), (2, 0))} <= ours.keys()
+    assert {f"{name}.sums" for name in prior.passes(len(prior.codebook_sizes))} <= ours.keys()
 
 
-@pytest.mark.parametrize("name", ["released", "context", "coarse"])
+@pytest.mark.parametrize("name", NETWORKED)
 def test_no_value_leaves_its_bound(name: str, bundles: Bundles) -> None:
     """On labels of chance, each of them and the edge of the grid among them."""
-    bundle, rng = bundles[name], np.random.default_rng(0)
-    assert isinstance(bundle.prior, spec_bundle.ContextPrior)
-    network = bundle.prior.network
-    labels = spec_decoder.Labels(bundle.prior.codebook_sizes, 19, 22)
-    for s, size in enumerate(bundle.prior.codebook_sizes):
-        for y in range(19):
-            for x in range(22):
-                labels.known[s, y, x] = int(rng.integers(size))
+    network = network_of(bundles[name])
     seen = set()
-    for s, stage in enumerate(bundle.prior.stages):
-        for g, group in enumerate(stage.groups):
-            if group.table is None:
-                feeds = spec_decoder.network_inputs(bundle.prior, s, g, labels)
-                for value_name, value in network.run(f"s{s}g{g}", feeds, *labels.cells(group.scale)).items():
-                    if value_name not in feeds:
-                        seen.add(value_name)
-                        bound = network.bounds[value_name]
-                        assert np.abs(value.steps).max() <= bound.B
-                        assert value.t == bound.t
+    for group, feeds, cells in any_feeds(bundles[name], np.random.default_rng(0)):
+        for value_name, value in network.run(group, feeds, *cells).items():
+            if value_name not in feeds:
+                seen.add(value_name)
+                bound = network.bounds[value_name]
+                assert np.abs(value.steps).max() <= bound.B
+                assert value.t == bound.t
     assert seen == set(network.bounds)
+
+
+def any_feeds(
+    bundle: spec_bundle.Bundle, rng: np.random.Generator
+) -> Iterator[tuple[str, dict[str, Any], tuple[int, int]]]:
+    """Each pass, what it may read, and its cells, of a grid of 19 × 22."""
+    prior = bundle.prior
+    if isinstance(prior, spec_bundle.ContextPrior):
+        labels = spec_decoder.Labels(prior.codebook_sizes, 19, 22)
+        for s, size in enumerate(prior.codebook_sizes):
+            for y, x in itertools.product(range(19), range(22)):
+                labels.known[s, y, x] = int(rng.integers(size))
+        for s, stage in enumerate(prior.stages):
+            for g, group in enumerate(stage.groups):
+                if group.table is None:
+                    feeds = spec_decoder.network_inputs(prior, s, g, labels)
+                    yield f"s{s}g{g}", feeds, labels.cells(group.scale)
+    elif isinstance(prior, spec_bundle.ScalarPrior):
+        for name, needs in prior.network.groups.items():
+            side = 4 if name == "coarse" else 2
+            cells = -(-19 // side), -(-22 // side)
+            for level in range(len(prior.first)):
+                feeds = {
+                    value: np.array([level]) if value.endswith(".level") else rng.integers(rows, size=shape)
+                    for value, rows in needs.rows.items()
+                    for shape in [needs.shapes(*cells)[value]]
+                }
+                yield name, feeds, cells
 
 
 # What both refuse

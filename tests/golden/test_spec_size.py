@@ -16,8 +16,9 @@ from onnx import helper, numpy_helper
 from ndsc.codec import context, errors, onnx_graph, shapes
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.context import ContextPrior
+from ndsc.codec.scalar_prior import ScalarPrior
 from tests.golden import spec_bundle, spec_errors, spec_size
-from tests.golden.agreement import codec_uses, network_of, sums_of
+from tests.golden.agreement import NETWORKED, codec_uses, network_of, sums_of
 from tests.golden.spec_network import Network
 from tests.unit.context_prior import tiny_prior
 
@@ -287,13 +288,13 @@ def test_what_is_too_much_on_a_large_grid_only(bundles: Bundles) -> None:
     refused(lambda: network.size(GROUP, 16, 16), spec_errors.BundleError, "pairs is beyond .* elements")
 
 
-@pytest.mark.parametrize("name", ["released", "context", "coarse"])
+@pytest.mark.parametrize("name", NETWORKED)
 def test_both_come_to_the_same_size(
     name: str, written: dict[str, Bundle], bundles: Bundles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The codec does not say what it counts, so it is asked for the least that it allows."""
     prior = written[name].prior
-    assert isinstance(prior, ContextPrior)
+    assert isinstance(prior, ContextPrior | ScalarPrior)
     graph = onnx_graph.read(prior.network, "prior.onnx")
     network = network_of(bundles[name])
     for group, needs in network.groups.items():

@@ -23,7 +23,9 @@ from ndsc.codec import exact, onnx_graph, shapes
 from ndsc.codec.context import ContextPrior, pass_name
 from ndsc.codec.errors import BundleError
 from ndsc.codec.onnx_graph import Graph, Input, Node
+from ndsc.codec.scalar_prior import GROUPS, CellGroup, ScalarPrior
 from ndsc.codec.shapes import Shape
+from tests.unit.context_prior import tiny_prior
 
 SHIPPED = Path(__file__).parents[2] / "models" / "default"
 GRIDS = [(1, 1), (3, 5), (16, 32), (47, 156)]
@@ -43,17 +45,41 @@ def session(data: bytes) -> Any:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-# The shipped prior
+# Priors
 
 
-def shipped() -> ContextPrior:
-    return ContextPrior.from_files(
-        (SHIPPED / "prior.json").read_bytes(), (SHIPPED / "prior.onnx").read_bytes()
-    )
+Shapes = tuple[dict[str, Shape], dict[str, Shape]]
+"""Of a pass's inputs and of its sums."""
 
 
-def group_shapes(prior: ContextPrior, s: int, g: int, height: int, width: int) -> tuple[Any, Any]:
-    """Shapes of a group's inputs and output, as section 7.2 of the specification gives them."""
+@pytest.fixture(scope="module", params=["shipped", "context"])
+def prior(request: pytest.FixtureRequest) -> ContextPrior | ScalarPrior:
+    """The released prior of planes, and a small one of residual stages."""
+    if request.param == "context":
+        return tiny_prior()
+    return ScalarPrior((SHIPPED / "prior.json").read_bytes(), (SHIPPED / "prior.onnx").read_bytes())
+
+
+def pass_shapes(prior: ContextPrior | ScalarPrior, height: int, width: int) -> dict[str, Shapes]:
+    """By the name of a pass, as sections 7.2 and 14 of the specification give them."""
+    if isinstance(prior, ScalarPrior):
+        return {group.name: planes_shapes(prior, group, height, width) for group in GROUPS[1:]}
+    return {
+        pass_name(s, g): group_shapes(prior, s, g, height, width)
+        for s, stage in enumerate(prior.stages)
+        for g, group in enumerate(stage.groups)
+        if group.table is None
+    }
+
+
+def planes_shapes(prior: ScalarPrior, group: CellGroup, height: int, width: int) -> Shapes:
+    rows, columns = -(-height // group.side), -(-width // group.side)
+    known = 1, len(group.known) * prior.planes, rows, columns
+    sums = 1, 2 * len(group.phases) * prior.planes, rows, columns
+    return {f"{group.name}.known": known, f"{group.name}.level": (1,)}, {f"{group.name}.sums": sums}
+
+
+def group_shapes(prior: ContextPrior, s: int, g: int, height: int, width: int) -> Shapes:
     stage = prior.stages[s]
     group, name = stage.groups[g], pass_name(s, g)
     step = 2 << group.scale
@@ -65,28 +91,17 @@ def group_shapes(prior: ContextPrior, s: int, g: int, height: int, width: int) -
     return inputs, {f"{name}.sums": (len(group.phases), stage.logits, rows, columns)}
 
 
-def networks(prior: ContextPrior) -> list[tuple[int, int]]:
-    """Stage and number of each group that a network predicts."""
-    return [
-        (s, g)
-        for s, stage in enumerate(prior.stages)
-        for g, group in enumerate(stage.groups)
-        if group.table is None
-    ]
-
-
-def test_every_value_of_the_shipped_prior_has_the_inferred_shape() -> None:
-    prior = shipped()
+def test_every_value_of_a_prior_has_the_inferred_shape(prior: ContextPrior | ScalarPrior) -> None:
     graph = onnx_graph.read(prior.network, "prior.onnx")
     seen = 0
-    for s, g in networks(prior):
-        model = onnx.load_from_string(onnx_graph.cut(prior.network, f"{pass_name(s, g)}.sums", "prior.onnx"))
+    for name in pass_shapes(prior, 1, 1):
+        model = onnx.load_from_string(onnx_graph.cut(prior.network, f"{name}.sums", "prior.onnx"))
         values = [output for node in model.graph.node for output in node.output]
         del model.graph.output[:]
         model.graph.output.extend(helper.make_tensor_value_info(v, TensorProto.FLOAT, None) for v in values)
         runs = session(model.SerializeToString())
         for height, width in GRIDS:
-            inputs, outputs = group_shapes(prior, s, g, height, width)
+            inputs, outputs = pass_shapes(prior, height, width)[name]
             found = shapes.check(graph, inputs, outputs, PLENTY, "prior.onnx")
             feeds = {name: np.zeros(shape, np.int32) for name, shape in inputs.items()}
             results = runs.run(values, feeds)
@@ -95,12 +110,10 @@ def test_every_value_of_the_shipped_prior_has_the_inferred_shape() -> None:
     assert seen == len(GRIDS) * len(graph.nodes)
 
 
-def test_the_shipped_prior_keeps_the_bound_with_room_for_five() -> None:
-    prior = shipped()
+def test_a_prior_keeps_the_bound_with_room_for_five(prior: ContextPrior | ScalarPrior) -> None:
     graph = onnx_graph.read(prior.network, "prior.onnx")
     for height, width in GRIDS:
-        for s, g in networks(prior):
-            inputs, outputs = group_shapes(prior, s, g, height, width)
+        for inputs, outputs in pass_shapes(prior, height, width).values():
             rows, columns = next(iter(outputs.values()))[2:]
             most = shapes.ELEMENTS_PER_CELL * rows * columns // 5
             shapes.check(graph, inputs, outputs, most, "prior.onnx")
