@@ -21,6 +21,10 @@ def attach(bundle: Bundle, directory: Path, output: Path) -> Bundle:
 
     Raises BundleError when the prior is for other codebooks or cannot be exported, and OSError.
     """
+    if bundle.prior.rate_levels is not None:
+        raise BundleError(
+            "the bundle's prior was trained with its codec; only one of residual stages is replaced"
+        )
     model, order = prior.load(directory)
     exported = model.export(order)
     if exported.codebook_sizes != bundle.prior.codebook_sizes:

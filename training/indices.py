@@ -23,7 +23,7 @@ from PIL import Image
 from rich.progress import track
 
 from ndsc.codec.bundle import Bundle
-from ndsc.codec.errors import NdscError
+from ndsc.codec.errors import BundleError, NdscError
 from ndsc.codec.frames import pad, to_float
 from ndsc.codec.runtime import EncoderSession, RuntimeOptions
 from ndsc.evaluate.protocols import KITTI128_HEIGHT, KITTI128_WIDTH
@@ -177,6 +177,17 @@ def encode(session: EncoderSession, frame: Frame, stride: int) -> npt.NDArray[np
     return indices
 
 
+def residual_bundle(path: Path) -> Bundle:
+    """A bundle whose levels send the first of the same stages. Raises BundleError for one of planes."""
+    bundle = Bundle.load(path)
+    if bundle.prior.rate_levels is not None:
+        raise BundleError(
+            f"{path}: each rate level has indices of its own, and its prior was trained with the codec; "
+            "give a bundle of residual stages"
+        )
+    return bundle
+
+
 def collect(
     bundle: Bundle, frames: Sequence[Frame], *, protocol_views: int, seed: int, threads: int
 ) -> IndexGrids:
@@ -203,13 +214,14 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads; 0 takes one for each core.")] = 0,
 ) -> None:
     """Code frames and keep their indices."""
+    of_bundle = residual_bundle(bundle)
     loaded = load_pairs(pairs or [])
     if synthetic:
         loaded += render_drives(synthetic, seed=1000)
     if not loaded:
         sys.exit("error: no frames; name directories with --pairs, or ask for --synthetic drives")
     frames = [view for pair in loaded for view in (pair.left, pair.right)]
-    grids = collect(Bundle.load(bundle), frames, protocol_views=protocol_views, seed=seed, threads=threads)
+    grids = collect(of_bundle, frames, protocol_views=protocol_views, seed=seed, threads=threads)
     grids.save(output)
     positions = sum(grid[0].size for grid in grids.grids)
     print(f"{output}: {len(grids.grids)} grids, {positions} positions")

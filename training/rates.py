@@ -32,7 +32,7 @@ from ndsc.codec.prior import StaticPrior
 from ndsc.codec.runtime import EncoderSession, RuntimeOptions
 from ndsc.evaluate.protocols import PROTOCOLS
 from training.data import load_pairs
-from training.indices import WINDOW, IndexGrids, encode
+from training.indices import WINDOW, IndexGrids, encode, residual_bundle
 from training.paper.prior import CausalTransformer, bits_per_index
 from training.paper.prior import load as load_transformer
 
@@ -195,7 +195,7 @@ def main(
 ) -> None:
     """Measure rates and times; frames of each size get their own rows."""
     torch.set_num_threads(1)
-    loaded = Bundle.load(bundle)
+    loaded = residual_bundle(bundle)
     loaded.check_golden()
     session = EncoderSession(loaded.encoder_onnx, RuntimeOptions(threads=1))
     by_size: dict[tuple[int, ...], list[npt.NDArray[np.uint16]]] = {}

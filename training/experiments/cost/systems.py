@@ -20,6 +20,7 @@ from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.context import ContextPrior, pass_name
 from ndsc.codec.runtime import RuntimeOptions
+from ndsc.codec.scalar_prior import GROUPS, ScalarPrior
 from ndsc.codec.schedule import Planes
 from ndsc.scene import SceneConfig, StereoScene
 from training.experiments.cost.architectures import HEIGHT, WIDTH, Part, ReferencePrior, System
@@ -124,17 +125,20 @@ def bundle_codecs(path: Path) -> list[Codec]:
     """
     bundle = Bundle.load(path)
     prior = bundle.prior
-    if not isinstance(prior, ContextPrior):
+    if not isinstance(prior, ContextPrior | ScalarPrior):
         raise RecipeError(f"{path}: its prior has no networks to count; give a bundle that has prior.onnx")
     source, side = StereoScene(SceneConfig(seed=3, width=WIDTH, height=HEIGHT)).pair(1.5)
     options = RuntimeOptions(threads=1)
     encoder, decoder = FrameEncoder(bundle, options), FrameDecoder(bundle, options)
-    indices = encoder.analyze(source)
     frame = np.zeros((1, 3, HEIGHT, WIDTH), np.float32)
-    encoder_count = count_onnx(onnx.load_from_string(bundle.encoder_onnx), {"frame": frame})
     codecs = []
     for level in sorted({0, bundle.rate_level_count - 1}):
         stages = bundle.stages_sent(level)
+        indices = encoder.analyze(source, level)
+        encoder_feeds: dict[str, NDArray[Any]] = {"frame": frame}
+        if prior.rate_levels is not None:
+            encoder_feeds["rate_level"] = np.array([level], np.int64)
+        encoder_count = count_onnx(onnx.load_from_string(bundle.encoder_onnx), encoder_feeds)
         decoder_feeds: dict[str, NDArray[Any]] = {
             "indices": indices.stages[None].astype(np.int32),
             "rate_level": np.array([level], np.int64),
@@ -148,7 +152,7 @@ def bundle_codecs(path: Path) -> list[Codec]:
         codecs.append(
             Codec(
                 f"models/{bundle.name}, level {level}",
-                Network(encoder_count, partial(encoder.analyze, source)),
+                Network(encoder_count, partial(encoder.analyze, source, level)),
                 Network(decoder_count, partial(decoder.decode_batch, [unpacked], [side])),
                 Network(prior_count, partial(encoder.pack, indices, level)),
                 len(prior.passes(stages)),
@@ -160,8 +164,20 @@ def bundle_codecs(path: Path) -> list[Codec]:
     return codecs
 
 
-def _count_prior(prior: ContextPrior, indices: NDArray[np.int32]) -> Count:
+def _count_prior(prior: ContextPrior | ScalarPrior, indices: NDArray[np.int32]) -> Count:
     """All passes for the stages sent. Constants that passes share count once."""
+    if isinstance(prior, ContextPrior):
+        return _count_context(prior, indices)
+    height, width = indices.shape[1:]
+    feeds = {}
+    for group in GROUPS[1:]:
+        cells = -(-height // group.side), -(-width // group.side)
+        feeds[f"{group.name}.known"] = np.zeros((1, len(group.known) * prior.planes, *cells), np.int32)
+        feeds[f"{group.name}.level"] = np.zeros(1, np.int32)
+    return count_onnx(onnx.load_from_string(prior.network), feeds)
+
+
+def _count_context(prior: ContextPrior, indices: NDArray[np.int32]) -> Count:
     planes = Planes(indices, prior.codebook_sizes, known=True)
     feeds, sums = {}, []
     for s, stage in enumerate(prior.stages[: len(indices)]):
