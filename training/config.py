@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 Precision = Literal["fp32", "bf16"]
 OptimizerKind = Literal["adamw", "muon"]
 QuantizerKind = Literal["residual_vq", "scalar"]
+FlipKind = Literal["pair", "each"]
 
 
 class JsonConfig:
@@ -123,6 +124,9 @@ class TrainConfig(JsonConfig):
     """Share of samples decoded without side information; 1.0 trains the twin that never sees it."""
     faulty_share: float = 0.0
     """Share of the samples with side information whose y is another pair's, another window's, or black."""
+    flips: FlipKind = "pair"
+    """A mirrored pair has its views swapped, so that disparities keep their sign; or, as in the paper's own code,
+    each view is mirrored by a coin of its own and half of the pairs show no common scene."""
     synthetic_share: float = 0.15
     """Share of samples from the synthetic drive; 1.0 needs no pairs at all."""
     unquantized_steps: int = 200

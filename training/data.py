@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ndsc.codec.frames import read_image
 from ndsc.evaluate.pairs import PairsError, list_pairs
 from ndsc.scene import SceneConfig, StereoScene
-from training.config import TrainConfig
+from training.config import FlipKind, TrainConfig
 from training.ranks import Ranks
 
 Frame = npt.NDArray[np.uint8]
@@ -161,18 +161,26 @@ class Orientation:
     """
 
     swapped: bool
-    mirrored: bool
+    mirrored: tuple[bool, bool]
+    """Source and side information."""
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Orientation:
-        """As it is, flipped, or one time in eight swapped alone: a right camera can be a source too."""
+    def draw(cls, rng: np.random.Generator, flips: FlipKind) -> Orientation:
+        """As it is, flipped, or one time in eight swapped alone: a right camera can be a source too.
+
+        With `flips` of "each" what the paper's code does: two coins and no swap.
+        """
         draw = rng.random()
-        return cls(swapped=draw < 0.5625, mirrored=0.125 <= draw < 0.5625)
+        if flips == "each":
+            return cls(swapped=False, mirrored=(draw < 0.5, draw % 0.5 < 0.25))
+        mirrored = 0.125 <= draw < 0.5625
+        return cls(swapped=draw < 0.5625, mirrored=(mirrored, mirrored))
 
     def apply(self, views: Tensor) -> Tensor:
         """(left, right) [2, ..., W] → (source, side)."""
-        flipped = [axis for axis, flip in ((0, self.swapped), (-1, self.mirrored)) if flip]
-        return views.flip(flipped) if flipped else views
+        both = views.flip(0) if self.swapped else views
+        flips = zip(both, self.mirrored, strict=True)
+        return torch.stack([view.flip(-1) if mirrored else view for view, mirrored in flips])
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ class TrainingData:
             pair = int(rng.integers(self.pair_count))
         height, width = self._views[pair].shape[2:]
         window = draw_window(height, width, rng, config.crop_height, config.crop_width)
-        orientation = Orientation.draw(rng)
+        orientation = Orientation.draw(rng, config.flips)
         source_light = side_light = _SAME_LIGHT
         if rng.random() < 0.5:  # one draw for both views: the scene's light, not the cameras' difference
             source_light = side_light = light_table(rng, 0.25)

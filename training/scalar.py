@@ -75,7 +75,7 @@ class ScalarQuantizer(nn.Module):
         bound = float(self.config.bound)
         gain = self.log_gain[level].exp()[:, :, None, None]
         scaled = latents * gain
-        clipped = scaled.clamp(-bound, bound)
+        clipped = bounded(scaled, -bound, bound)
         whole = clipped + (clipped.round() - clipped).detach()
         noisy = whole
         if generator is not None:

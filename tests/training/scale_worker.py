@@ -16,7 +16,7 @@ from training.model import ConditionalVQVAE
 from training.paper.convolutional import ConvolutionalVQVAE, FamilyConfig
 from training.paper.fitting import FitConfig, fit
 from training.ranks import Ranks
-from training.train import Run, train
+from training.run import Run, train
 
 MODEL = ModelConfig(
     channels=16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,12 +79,26 @@ def test_a_flip_swaps_the_views() -> None:
     views[0, ..., 20] = views[1, ..., 15] = 255  # disparity 5
     seen = set()
     for seed in range(64):
-        orientation = Orientation.draw(np.random.default_rng(seed))
+        orientation = Orientation.draw(np.random.default_rng(seed), "pair")
         source, side = orientation.apply(views)
         disparity = int(source[0, 0].argmax()) - int(side[0, 0].argmax())
-        assert disparity == (-5 if orientation == Orientation(swapped=True, mirrored=False) else 5)
+        assert disparity == (-5 if orientation == Orientation(swapped=True, mirrored=(False, False)) else 5)
         seen.add((orientation.swapped, orientation.mirrored))
-    assert seen == {(True, True), (True, False), (False, False)}
+    assert seen == {(True, (True, True)), (True, (False, False)), (False, (False, False))}
+
+
+def test_flips_of_each_view_alone_are_those_of_the_paper_s_code() -> None:
+    """Two fair coins, and no swap: half of the pairs show one scene mirrored in one view only."""
+    views = torch.arange(2 * 3 * 4 * 8, dtype=torch.float32).view(2, 3, 4, 8)
+    counts: Counter[tuple[bool, bool]] = Counter()
+    for seed in range(400):
+        orientation = Orientation.draw(np.random.default_rng(seed), "each")
+        applied = orientation.apply(views)
+        for view, moved, mirrored in zip(views, applied, orientation.mirrored, strict=True):
+            assert torch.equal(moved, view.flip(-1) if mirrored else view)
+        counts[orientation.mirrored] += 1
+    assert len(counts) == 4
+    assert min(counts.values()) > 70
 
 
 def test_windows_lie_in_the_frame_and_have_its_aspect() -> None:
@@ -104,7 +119,7 @@ def test_a_batch_is_cut_as_pillow_would(data: TrainingData, pairs: list[Pair]) -
     batch = data.batch(config, 3, 1)
     compared = 0
     for index, sample in enumerate(data.draw(config, 3, 1)):
-        if sample.orientation != Orientation(swapped=False, mirrored=False):
+        if sample.orientation != Orientation(swapped=False, mirrored=(False, False)):
             continue
         at, frame = sample.window, pairs[sample.pair % len(pairs)].left
         cut = Image.fromarray(frame[at.top : at.top + at.height, at.left : at.left + at.width])

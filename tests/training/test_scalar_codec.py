@@ -20,8 +20,8 @@ from training.checkpoint import Checkpoint, CheckpointError
 from training.config import ModelConfig, ScalarConfig, TrainConfig
 from training.data import Pair, TrainingData, render_drives
 from training.export import check_frames, export
+from training.run import Run, train
 from training.scalar_codec import ScalarCodec, distortion_weights
-from training.train import Run, train
 from training.validation import validate
 
 MODEL = ModelConfig(

@@ -24,7 +24,8 @@ from training.checkpoint import Checkpoint
 from training.config import TrainConfig
 from training.data import TrainingData, render_drives
 from training.ranks import Ranks
-from training.train import DRIVES_SEED, Run, train
+from training.run import Run, train
+from training.train import DRIVES_SEED
 
 SUM_ORDER = 1e-5
 """Two processes add the same float32 numbers in another order. That alone moved losses by 2e-7 of their value over

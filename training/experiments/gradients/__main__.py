@@ -45,7 +45,7 @@ class Dials:
     heldout_runs: int = 6
     fit_steps: int = 18_000
     fit_batch: int = 128
-    codes: int = 3
+    codes: int = 1
     """Fitted for each mode, from seeds of their own; the compared runs take turns with them."""
     hidden: int = GradientCodeConfig.hidden
     seeds: int = 20

@@ -36,7 +36,7 @@ from training.experiments.stereo.settings import (
     StereoConfig,
 )
 from training.ranks import Ranks
-from training.train import pick_device
+from training.run import pick_device
 
 PIXELS = FRAME_HEIGHT * FRAME_WIDTH
 
