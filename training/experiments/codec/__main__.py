@@ -1,0 +1,130 @@
+"""`python -m training.experiments.codec`: the codec, and the codec without each of its parts, at equal budget."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from ndsc.codec.frames import Frame
+from training.config import Precision
+from training.data import Pair, load_pairs, render_drives
+from training.experiments.codec import figures
+from training.experiments.codec.measured import Kind, joined, measure
+from training.experiments.codec.trained import Trained, train_variant
+from training.experiments.codec.variants import SMOKE, Dials, variants
+from training.experiments.recipe import (
+    RecipeError,
+    Results,
+    Row,
+    markdown_table,
+    pick_device,
+    run,
+    use_threads,
+)
+from training.report.bd_rate import Curve
+from training.validation import validation_view
+
+KINDS: tuple[Kind, ...] = ("right", "none")
+
+
+def main(
+    stereo: Annotated[Path | None, typer.Option(help="Folder with train/ and val/ of pairs.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of runs and results; finished runs are kept.")] = Path(
+        "runs/codec"
+    ),
+    smoke: Annotated[bool, typer.Option(help="Everything in seconds, on synthetic drives.")] = False,
+    steps: Annotated[
+        int, typer.Option(min=2, help="Training steps of each codec, of 8 crops.")
+    ] = Dials.steps,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = Dials.seeds,
+    prior_steps: Annotated[
+        int, typer.Option(min=1, help="Steps of the prior that is learned afterwards.")
+    ] = Dials.prior_steps,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train this variant and make no table, to work on several side by side; repeatable."
+        ),
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="What the networks train in.")] = Dials.precision,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 1,
+) -> None:
+    """Train the codec and its variants, measure them on val in real bytes, and compare."""
+    use_threads(threads)
+    pick_device(device)
+    dials = SMOKE
+    if not smoke:
+        dials = replace(Dials(), steps=steps, seeds=seeds, prior_steps=prior_steps, precision=precision)
+    trainable = variants(dials, synthetic=smoke)
+    names = [variant.name for variant in trainable]
+    if unknown := sorted(set(only or []) - set(names)):
+        raise RecipeError(f"--only {unknown[0]}: the variants are {', '.join(names)}")
+    pairs, held_out = _pairs(stereo, smoke=smoke)
+    curves: dict[tuple[str, Kind], Curve] = {}
+    seconds: dict[str, float] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        for variant in trainable:
+            if only and variant.name not in only:
+                continue
+            found: list[Trained] = []
+            for seed in range(dials.seeds):
+                task = progress.add_task(f"{variant.name}, seed {seed}")
+                found.append(
+                    train_variant(
+                        variant,
+                        seed,
+                        dials,
+                        pairs,
+                        output / "parts" / f"{variant.name.replace(',', '').replace(' ', '-')}-{seed}",
+                        lambda done, total, task=task: progress.update(task, completed=done, total=total),  # type: ignore[misc]
+                        device=device,
+                    )
+                )
+            if not only:
+                for kind in KINDS:
+                    measured = [measure(one, held_out, kind, variant.name) for one in found]
+                    curves[variant.name, kind] = joined(measured, variant.name)
+                seconds[variant.name] = sum(one.seconds for one in found)
+    if only:
+        return
+    rows = figures.table(curves, seconds) if not smoke else _smoke_rows(curves)
+    notes = [
+        f"{len(pairs)} training pairs, {len(held_out)} measured; {dials.steps} steps of {dials.batch_size} crops",
+        "intervals: 95 % bootstrap over pictures (and seeds)",
+    ]
+    results = Results("codec", asdict(dials), smoke, device, rows, notes, sum(seconds.values()) or None)
+    results.save(output)
+    figures.plot(curves, output / "plot")
+    print(markdown_table(rows))
+
+
+def _pairs(stereo: Path | None, *, smoke: bool) -> tuple[list[Pair], list[tuple[Frame, Frame]]]:
+    """Training pairs, and views of the held-out ones."""
+    if smoke:
+        drives = render_drives(3, seed=5)
+        return drives[:2], [(drives[2].left, drives[2].right)]
+    if stereo is None:
+        raise RecipeError("give --stereo with train/ and val/, or --smoke")
+    held_out = load_pairs([stereo / "val"])
+    return load_pairs([stereo / "train"]), [
+        (validation_view(pair.left), validation_view(pair.right)) for pair in held_out
+    ]
+
+
+def _smoke_rows(curves: figures.Curves) -> list[Row]:
+    """Untrained codecs have no BD-rate: their rates and qualities alone."""
+    rows: list[Row] = []
+    for (name, kind), curve in curves.items():
+        rate, quality = curve.mean()
+        rows.append({"variant": name, "y": kind, "bpp": float(rate.mean()), "psnr_db": float(quality.mean())})
+    return rows
+
+
+if __name__ == "__main__":
+    run(main)

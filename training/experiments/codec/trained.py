@@ -1,0 +1,115 @@
+"""Training one variant, and the latent prior that its indices are paid with."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ndsc.codec.frames import Frame, pad, to_float
+from ndsc.codec.prior import LatentPrior
+from training import prior as context
+from training.checkpoint import Checkpoint
+from training.data import Pair, TrainingData, fingerprint
+from training.experiments.codec.variants import Dials, Variant
+from training.export import EncoderGraph
+from training.indices import IndexGrids, views
+from training.model import ConditionalVQVAE
+from training.prior_network import PriorConfig
+from training.run import Run, train
+from training.scalar_codec import Codec
+
+SAVE_EVERY = 250
+"""Steps."""
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A codec that is ready to code."""
+
+    model: Codec
+    """On the CPU, in evaluation mode, averaged weights."""
+    prior: LatentPrior
+    seconds: float
+    """Of training the codec, over all sessions of a resumed run."""
+
+
+def train_variant(
+    variant: Variant,
+    seed: int,
+    dials: Dials,
+    pairs: Sequence[Pair],
+    folder: Path,
+    advance: Advance,
+    *,
+    device: str,
+) -> Trained:
+    """Train a variant; goes on with an unfinished run in `folder`, and takes a finished one as it is.
+
+    Raises CheckpointError when `folder` holds a run of other settings or data.
+    """
+    of_drive = variant.train.synthetic_share > 0
+    place = torch.device(device)
+    data = TrainingData([] if of_drive else pairs, pairs if of_drive else [], place)
+    run = Run(variant.model, replace(variant.train, seed=seed), place)
+    run.facts["data"] = fingerprint(pairs)
+    latest = folder / "checkpoint"
+    if latest.exists() or latest.with_name("checkpoint.old").exists():
+        run.restore(Checkpoint.load(latest))
+    started = time.perf_counter()
+    for pending in train(run, data):
+        advance(pending.step, dials.steps)
+        if pending.step % SAVE_EVERY == 0 or pending.step == dials.steps:
+            pending.read()
+            run.facts["seconds"] += time.perf_counter() - started
+            started = time.perf_counter()
+            run.checkpoint().save(latest)
+    model = run.checkpoint().averaged_model()
+    if isinstance(model, ConditionalVQVAE):
+        prior = _learned_afterwards(model, seed, dials, pairs, folder / "prior")
+    else:
+        prior = model.rate_model.prior()
+    return Trained(model, prior, run.facts["seconds"])
+
+
+def _learned_afterwards(
+    model: ConditionalVQVAE, seed: int, dials: Dials, pairs: Sequence[Pair], folder: Path
+) -> LatentPrior:
+    """The context prior of residual stages, on the indices of the training pairs."""
+    config = PriorConfig(
+        codebook_sizes=model.config.codebook_sizes,
+        steps=dials.prior_steps,
+        seed=seed,
+        validation_samples=8,
+    )
+    if not _finished(folder, dials.prior_steps):
+        frames = [view for pair in pairs for view in (pair.left, pair.right)]
+        grids = IndexGrids(tuple(_grids(model, frames, dials.protocol_views, seed)))
+        context.train(grids, grids, config, folder)
+    network, order = context.load(folder)
+    return network.export(order)
+
+
+def _finished(folder: Path, steps: int) -> bool:
+    log = folder / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return bool(lines) and json.loads(lines[-1])["step"] == steps
+
+
+@torch.no_grad()
+def _grids(
+    model: ConditionalVQVAE, frames: Sequence[Frame], protocol_views: int, seed: int
+) -> Iterator[NDArray[np.uint16]]:
+    encoder = EncoderGraph(model)
+    for number, frame in enumerate(frames):
+        for view in views(frame, protocol_views, np.random.default_rng((seed, number))):
+            x = torch.from_numpy(to_float(pad(np.ascontiguousarray(view), model.config.stride)))[None]
+            yield encoder(x)[0].numpy().astype(np.uint16)

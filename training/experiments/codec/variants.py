@@ -1,0 +1,119 @@
+"""The variants: the released codec's recipe, and each with one thing changed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+from training.config import ModelConfig, Precision, ScalarConfig, TrainConfig
+
+WHOLE: Final = "as released"
+AFTERWARDS: Final = "rate afterwards"
+SINGLE: Final = "one rate, level "
+"""Followed by the number of the level of `WHOLE` whose λ it has."""
+
+
+@dataclass(frozen=True)
+class Dials:
+    """What a run of the recipe is made of."""
+
+    steps: int = 1250
+    batch_size: int = 8
+    seeds: int = 1
+    levels: int = 8
+    lowest_lambda: float = 1e-4
+    highest_lambda: float = 6e-3
+    single_levels: tuple[int, ...] = (2, 5)
+    """Levels that models for one rate are trained for."""
+    channels: int = ModelConfig.channels
+    quarter_channels: int = ModelConfig.quarter_channels
+    encoder_channels: int = 112
+    latent_dimension: int = ModelConfig.latent_dimension
+    prior_hidden: int = ScalarConfig.hidden
+    codebook: int = 256
+    """Vectors of each of three residual stages."""
+    prior_steps: int = 400
+    """Of the prior that is learned afterwards."""
+    protocol_views: int = 8
+    """Views like `kitti128` of each frame that it is trained on."""
+    precision: Precision = "fp32"
+
+
+SMOKE: Final = Dials(
+    steps=6,
+    batch_size=2,
+    levels=3,
+    single_levels=(1,),
+    channels=8,
+    quarter_channels=8,
+    encoder_channels=8,
+    latent_dimension=4,
+    prior_hidden=8,
+    codebook=16,
+    prior_steps=2,
+    protocol_views=1,
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One codec to train."""
+
+    name: str
+    model: ModelConfig
+    train: TrainConfig
+
+
+def variants(dials: Dials, *, synthetic: bool) -> list[Variant]:
+    """All of them, `WHOLE` first. `synthetic`: there are no pairs but those of the drive."""
+    scalar = ScalarConfig(levels=dials.levels, hidden=dials.prior_hidden)
+    model = ModelConfig(
+        quantizer="scalar",
+        channels=dials.channels,
+        quarter_channels=dials.quarter_channels,
+        encoder_channels=dials.encoder_channels,
+        latent_dimension=dials.latent_dimension,
+        gate=True,
+        scalar=scalar,
+    )
+    train = TrainConfig(
+        steps=dials.steps,
+        batch_size=dials.batch_size,
+        optimizer="muon",
+        learning_rate_warmup_steps=min(100, dials.steps // 2),
+        lowest_lambda=dials.lowest_lambda,
+        highest_lambda=dials.highest_lambda,
+        side_dropout=0.2,
+        faulty_share=0.1,
+        synthetic_share=1.0 if synthetic else 0.0,
+        unquantized_steps=0,
+        precision=dials.precision,
+    )
+    stages = replace(model, quantizer="residual_vq", codebook_sizes=(dials.codebook,) * 3)
+    made = [
+        Variant(WHOLE, model, train),
+        Variant("no alignment", replace(model, alignment=False), train),
+        Variant("no gate, no useless y", replace(model, gate=False), replace(train, faulty_share=0.0)),
+        Variant("each view flipped by itself", model, replace(train, flips="each")),
+        Variant(AFTERWARDS, stages, replace(train, unquantized_steps=min(200, dials.steps // 2))),
+    ]
+    for level in dials.single_levels:
+        weight = level_lambda(dials, level)
+        of_level = replace(
+            scalar, levels=1, finest_gain=scalar.finest_gain * 1.4 ** (level + 1 - dials.levels)
+        )
+        made.append(
+            Variant(
+                f"{SINGLE}{level}",
+                replace(model, scalar=of_level),
+                replace(train, lowest_lambda=weight, highest_lambda=weight),
+            )
+        )
+    return made
+
+
+def level_lambda(dials: Dials, level: int) -> float:
+    """λ of a level of `WHOLE` (`training.scalar_codec.distortion_weights`)."""
+    share = level / (dials.levels - 1)
+    return math.exp((1 - share) * math.log(dials.lowest_lambda) + share * math.log(dials.highest_lambda))
