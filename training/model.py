@@ -186,8 +186,15 @@ class Decoder(nn.Module):
 
 
 def start_weights(codec: nn.Module, decoder: Decoder) -> None:
-    """Weights of `codec` before training: normal by fan-in, biases zero, residual branches and pictures small."""
-    for module in codec.modules():
+    """Weights of `codec` before training: those of `start_layers`, and pictures small."""
+    start_layers(codec)
+    with torch.no_grad():  # the first pictures are mid-grey, not noise of ten times the pixel range
+        decoder.head.weight.mul_(0.05)
+
+
+def start_layers(network: nn.Module) -> None:
+    """Weights before training: normal by fan-in, biases zero, residual branches small."""
+    for module in network.modules():
         if isinstance(module, nn.Conv2d | Pointwise):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in))
@@ -196,8 +203,6 @@ def start_weights(codec: nn.Module, decoder: Decoder) -> None:
         if isinstance(module, Block):  # a residual branch starts small: depth then costs no stability
             with torch.no_grad():
                 module.down.weight.mul_(0.2)
-    with torch.no_grad():  # the first pictures are mid-grey, not noise of ten times the pixel range
-        decoder.head.weight.mul_(0.05)
 
 
 @dataclass(frozen=True)

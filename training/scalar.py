@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -168,6 +169,24 @@ def quantized_parameters(mean: Tensor, scale: Tensor, bound: int) -> tuple[Tenso
     return mean, bounded(rounded(scale, SCALE_BITS) * (1 << SCALE_BITS), 0, SCALES - 1)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """Mean and scale of the indices of one phase, in the units of `table_bits`."""
+
+    group: CellGroup
+    at: tuple[Any, ...]
+    """Slices of [B, C, h, w] that pick the phase."""
+    mean: Tensor
+    """[B, C, r, c], or [B, C, 1, 1] of the first group; `scale` too."""
+    scale: Tensor
+
+
+def phase_slices(group: CellGroup, number: int) -> tuple[Any, ...]:
+    """Slices of [..., h, w] that pick a phase of a group."""
+    a, b = group.phases[number]
+    return ..., slice(a, None, group.side), slice(b, None, group.side)
+
+
 class RateModel(nn.Module):
     """Bits of a grid of indices under the prior, in the coding order of a few passes.
 
@@ -218,15 +237,22 @@ class RateModel(nn.Module):
         if height % 4 or width % 4:
             raise ValueError(f"the rate of a grid of {height}x{width} is not taken: give multiples of 4")
         bits = torch.empty_like(indices)
+        for of in self.predictions(indices, level):
+            bits[of.at] = table_bits(noisy[of.at], of.mean, of.scale, self.bound)
+        return bits
+
+    def predictions(self, indices: Tensor, level: Tensor) -> Iterator[Prediction]:
+        """What each phase's indices are coded with, in coding order, from `indices` [B, C, h, w] before them."""
         mean, scale = quantized_parameters(self.first_mean, self.first_scale, self.bound)
-        mean, scale = mean[level][:, :, None, None], scale[level][:, :, None, None]
-        bits[..., ::4, ::4] = table_bits(noisy[..., ::4, ::4], mean, scale, self.bound)
+        first = GROUPS[0]
+        yield Prediction(
+            first, phase_slices(first, 0), mean[level][:, :, None, None], scale[level][:, :, None, None]
+        )
         for group, network in self.networks():
             side, phases = group.side, len(group.phases)
             known = [indices[..., a::side, b::side] for a, b in group.known]
             mean, scale = network(torch.cat(known, 1), level)
-            of_phase = zip(group.phases, mean.chunk(phases, 1), scale.chunk(phases, 1), strict=True)
-            for (a, b), its_mean, its_scale in of_phase:
-                values = noisy[..., a::side, b::side]
-                bits[..., a::side, b::side] = table_bits(values, its_mean, its_scale, self.bound)
-        return bits
+            for number, parameters in enumerate(
+                zip(mean.chunk(phases, 1), scale.chunk(phases, 1), strict=True)
+            ):
+                yield Prediction(group, phase_slices(group, number), *parameters)

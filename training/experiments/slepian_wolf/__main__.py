@@ -1,0 +1,235 @@
+"""`python -m training.experiments.slepian_wolf`: H(Z|Y) / H(Z) of a trained codec, and what coding would cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Final
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from ndsc.codec.frames import Frame, to_float
+from training.checkpoint import Checkpoint
+from training.config import ModelConfig, ScalarConfig, TrainConfig
+from training.data import Pair, TrainingData, load_pairs, render_drives
+from training.experiments.ablation.sides import Interval
+from training.experiments.recipe import (
+    RecipeError,
+    Results,
+    Row,
+    markdown_table,
+    pick_device,
+    run,
+    use_threads,
+)
+from training.experiments.slepian_wolf.lengths import FAILURE, price
+from training.experiments.slepian_wolf.network import ConditionalRate
+from training.plotting import COLOURS, new_figure, save_figure
+from training.scalar import table_bits
+from training.scalar_codec import ScalarCodec, build
+from training.validation import validation_view
+
+WITH, WITHOUT = "y", "control"
+"""What is trained: a model that sees y; the same one, with as many steps, that does not."""
+
+
+@dataclass(frozen=True)
+class Dials:
+    """What a run of the recipe is made of."""
+
+    steps: int = 2500
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    width: int = 96
+    seed: int = 0
+
+
+SMOKE: Final = Dials(steps=12, batch_size=2, width=16)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of each frame at each level, bits: [N, levels]."""
+
+    bits: NDArray[np.float64]
+    """Under the codec's own rate model: H(Z)."""
+    given: NDArray[np.float64]
+    dispersion: NDArray[np.float64]
+
+
+def fit(
+    codec: ScalarCodec, data: TrainingData, dials: Dials, *, sees_y: bool, advance: Progress, name: str
+) -> ConditionalRate:
+    """Train the correction on the frozen codec's indices, for the mean of H(Z|Y) / H(Z)."""
+    torch.manual_seed(dials.seed)
+    model = ConditionalRate(codec, dials.width).to(data.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=dials.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, dials.learning_rate, total_steps=dials.steps, pct_start=0.05
+    )
+    config = TrainConfig(
+        batch_size=dials.batch_size,
+        side_dropout=0.0,
+        synthetic_share=0.0 if data.pair_count else 1.0,
+        seed=dials.seed,
+    )
+    task = advance.add_task(name, total=dials.steps)
+    for step in range(dials.steps):
+        batch = data.batch(config, codec.config.levels, step)
+        numbers = model.indices(batch.source, batch.level)
+        present = torch.full_like(batch.present, float(sees_y))
+        given, _ = model(numbers, batch.side, batch.level, present)
+        loss = (given.sum((1, 2, 3)) / own_bits(codec, numbers, batch.level)).mean()
+        if not bool(loss.isfinite()):
+            raise RecipeError(f"the loss of {name} is not finite at step {step}: lower --learning-rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        advance.update(task, completed=step + 1, description=f"{name}: {float(loss.detach()):.3f}")
+    return model.eval()
+
+
+@torch.no_grad()
+def own_bits(codec: ScalarCodec, numbers: Tensor, level: Tensor) -> Tensor:
+    """H(Z) of indices [B, C, h, w] under the codec's own rate model: bits [B]."""
+    total = torch.zeros(len(numbers), device=numbers.device)
+    for of in codec.rate_model.predictions(numbers, level):
+        total += table_bits(numbers[of.at], of.mean, of.scale, codec.rate_model.bound).sum((1, 2, 3))
+    return total
+
+
+@torch.no_grad()
+def measure(model: ConditionalRate, pairs: list[tuple[Frame, Frame]], *, sees_y: bool) -> Measured:
+    """Every left frame at every level."""
+    found = np.empty((3, len(pairs), model.codec.config.levels))
+    for i, views in enumerate(pairs):
+        x, y = (torch.from_numpy(to_float(view))[None] for view in views)
+        for level in range(model.codec.config.levels):
+            at = torch.tensor([level])
+            numbers = model.indices(x, at)
+            given, dispersion = model(numbers, y, at, torch.tensor([float(sees_y)]))
+            found[:, i, level] = [
+                float(own_bits(model.codec, numbers, at)),
+                float(given.sum()),
+                float(dispersion.sum()),
+            ]
+    return Measured(*found)
+
+
+def table(measured: dict[str, Measured], pixels: int) -> list[Row]:
+    """A row for each rate level; `_low` and `_high` are 95 % bootstrap intervals over frames."""
+    rows: list[Row] = []
+    seen, control = measured[WITH], measured[WITHOUT]
+    for level in range(seen.bits.shape[1]):
+        bits, given = seen.bits[:, level], seen.given[:, level]
+        ratio = Interval.of(given / bits)
+        its = price(bits, given, seen.dispersion[:, level])
+        rows.append(
+            {
+                "rate_level": level,
+                "bpp": float(bits.mean() / pixels),
+                "ratio": its.ideal,
+                "ratio_low": ratio.low,
+                "ratio_high": ratio.high,
+                "control": float(control.given[:, level].sum() / control.bits[:, level].sum()),
+                "one_frame_a_block": its.finite,
+                "encoder_sees_x_alone": its.blind,
+            }
+        )
+    return rows
+
+
+def plot(rows: list[Row], output: Path) -> None:
+    """Bits against the codec's own."""
+    figure, axes = new_figure()
+    rates = [float(row["bpp"] or 0) for row in rows]
+    lines = {
+        "control": "control: more network, no y",
+        "ratio": "H(Z|Y), ideal",
+        "one_frame_a_block": f"one frame a block, {FAILURE:g} of them lost",
+        "encoder_sees_x_alone": "and the encoder knows x alone",
+    }
+    for i, (column, label) in enumerate(lines.items()):
+        axes.plot(rates, [float(row[column] or 0) for row in rows], marker="o", color=COLOURS[i], label=label)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("H(Z), bits a pixel")
+    axes.set_ylabel("bits against H(Z)")
+    axes.legend(fontsize=8)
+    save_figure(figure, output)
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Weights of a scalar codec.")] = Path("models/rate-distortion"),
+    pairs: Annotated[
+        list[Path] | None, typer.Option(help="Pairs to train on, DIR/left and DIR/right.")
+    ] = None,
+    test_pairs: Annotated[list[Path] | None, typer.Option(help="Pairs to measure; repeatable.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/slepian_wolf"),
+    smoke: Annotated[bool, typer.Option(help="Everything in seconds, on synthetic drives.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Of training each of two models.")] = Dials.steps,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's, at its highest.")] = Dials.learning_rate,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.")] = 1,
+) -> None:
+    """Train models of the indices with y and without, and compare them with the codec's own."""
+    use_threads(threads)
+    place = pick_device(device)
+    dials = SMOKE if smoke else replace(Dials(), steps=steps, learning_rate=learning_rate)
+    if smoke:
+        torch.manual_seed(0)
+        codec = build(
+            ModelConfig(
+                quantizer="scalar",
+                channels=16,
+                quarter_channels=8,
+                encoder_channels=16,
+                latent_dimension=4,
+                scalar=ScalarConfig(levels=2, hidden=16),
+            )
+        )
+        drives = render_drives(3, seed=5)
+        data = TrainingData([], drives[:2], place)
+        held_out = _views(drives[2:])
+    elif pairs and test_pairs:
+        codec = Checkpoint.load(model).averaged_model()
+        data = TrainingData(load_pairs(pairs), [], place)
+        held_out = _views(load_pairs(test_pairs))
+    else:
+        raise RecipeError("give --pairs and --test-pairs, or --smoke")
+    if not isinstance(codec, ScalarCodec):
+        raise RecipeError(f"{model}: its codec has no rate model; give weights of --quantizer scalar")
+    started = perf_counter()
+    measured: dict[str, Measured] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        for name in (WITH, WITHOUT):
+            fitted = fit(codec, data, dials, sees_y=name == WITH, advance=progress, name=name).cpu()
+            measured[name] = measure(fitted, held_out, sees_y=name == WITH)
+    height, width = held_out[0][0].shape[:2]
+    rows = table(measured, height * width)
+    notes = [
+        f"{len(held_out)} frames; ratios to the bits of the codec's own rate model on the same indices",
+        f"blocks: normal approximation, {FAILURE:g} of the frames lost; 95th percentile of frames where the "
+        "encoder cannot know H(Z|Y)",
+    ]
+    settings = asdict(dials) | {"weights": model.name}
+    Results("slepian_wolf", settings, smoke, device, rows, notes, perf_counter() - started).save(output)
+    plot(rows, output / "plot")
+    print(markdown_table(rows))
+
+
+def _views(pairs: list[Pair]) -> list[tuple[Frame, Frame]]:
+    return [(validation_view(pair.left), validation_view(pair.right)) for pair in pairs]
+
+
+if __name__ == "__main__":
+    run(main)
