@@ -14,19 +14,8 @@ import pytest
 
 from training.experiments.recipe import Results, Row, markdown_table
 
-RECIPES = (
-    "stereo",
-    "sources",
-    "ablation",
-    "binary",
-    "gradients",
-    "bound",
-    "cost",
-    "codec",
-    "slepian_wolf",
-    "multiview",
-)
 WITH_FULL_RESULTS = ("ablation", "binary", "bound", "cost", "gradients", "multiview", "sources", "stereo")
+RECIPES = (*WITH_FULL_RESULTS, "codec", "slepian_wolf")
 SMOKE_BOUND_S = 60
 """On two cores."""
 
