@@ -42,8 +42,8 @@ robustness: $(VENV)/.installed  ## every promise of the stream under every fault
 soak: $(VENV)/.installed  ## 30 minutes at 8 cameras: memory, file descriptors, every frame accounted (leaves out/soak.json)
 	$(BIN)/python -m tests.robustness.soak --minutes 30 -o out/soak.json
 
-benchmarks: $(VENV)/.installed  ## load, freshness, overhead and rate control of the services, on a quiet machine (leaves out/*.json)
-	for name in load freshness overhead rate; do $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
+benchmarks: $(VENV)/.installed  ## load, freshness, overhead, rate control and speed of the services, on a quiet machine (leaves out/*.json)
+	for name in load freshness overhead rate speed; do $(BIN)/python -m tests.benchmarks.$$name || exit 1; done
 
 format: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .

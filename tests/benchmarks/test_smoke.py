@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import content, freshness, overhead, rate
+from tests.benchmarks import content, freshness, overhead, rate, speed
 from tests.benchmarks.freshness import Run
 from tests.benchmarks.load import null_load, real_load
 from tests.benchmarks.measured import Load, measure
@@ -35,6 +37,25 @@ def test_freshness_measures_ages(tmp_path: Path) -> None:
     assert all(0 < age < 5000 for age in run.ages_ms)
     freshness.plot({4: run, 1024: run}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_a_running_node_is_timed(tmp_path: Path) -> None:
+    pictures = content.write_folder(tmp_path / "pictures", content.drive("left", 64, 32, 2))
+    figures = await speed.node(pictures, tmp_path, 30)
+    assert figures["frames_per_s"] > 1
+    assert 50 < figures["peak_memory_mbytes"] < 600
+    assert figures["payload_bytes"] > 8
+
+
+def test_speeds_are_of_rounds_on_the_cores_asked_for() -> None:
+    before = os.sched_getaffinity(0)
+    with speed.on_cores(1):
+        assert len(os.sched_getaffinity(0)) == 1
+        times = speed.timed(time.sleep, [0.001, 0.003], 3)
+    assert os.sched_getaffinity(0) == before
+    assert 2 <= times["least"] <= times["median"] <= times["most"] < 50
+    with pytest.raises(ValueError, match="cores"), speed.on_cores(len(before) + 1):
+        pass
 
 
 def test_growing_ages_show_in_the_slope() -> None:
