@@ -57,6 +57,7 @@ class _SideInformation(StrEnum):
     RIGHT = "right"
     NONE = "none"
     WRONG = "wrong"
+    BLACK = "black"
 
 
 def _load_bundle(path: Path | None) -> Bundle:
@@ -141,8 +142,15 @@ def evaluate(
     ] = _Protocol.KITTI128,
     side_information: Annotated[
         _SideInformation,
-        typer.Option(help="What the decoder sees: the right frame, none, or another pair's."),
+        typer.Option(help="What the decoder sees: the right frame, none, another pair's, or black."),
     ] = _SideInformation.RIGHT,
+    late: Annotated[
+        int,
+        typer.Option(min=0, help="It is of so many pairs before: a camera that hangs. For pairs in time."),
+    ] = 0,
+    rows: Annotated[
+        int, typer.Option(help="It is so many rows lower, after the protocol: a rig that is not rectified.")
+    ] = 0,
     bundle: BundleOption = None,
     threads: Threads = 0,
     output: Annotated[
@@ -165,11 +173,15 @@ def evaluate(
             frame_bytes=frame_message_bytes,
             protocol=protocol.value,
             side_information=side_information.value,
+            late=late,
+            rows=rows,
             options=RuntimeOptions(threads=threads),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     table = Table(
         title=f"{result.pairs} pairs, {result.protocol}, side information: {result.side_information}"
+        + (f", {late} pairs late" if late else "")
+        + (f", {rows} rows lower" if rows else "")
     )
     for heading in (
         "rate",

@@ -26,8 +26,8 @@ from ndsc.evaluate.metrics import ms_ssim, ms_ssim_min_side, psnr, psnr_float
 from ndsc.evaluate.pairs import PairPaths, PairsError, list_pairs
 from ndsc.evaluate.protocols import PROTOCOLS, Protocol
 
-SideInformation = Literal["right", "none", "wrong"]
-"""What the decoder sees: the pair's right frame, nothing, or the right frame of another pair."""
+SideInformation = Literal["right", "none", "wrong", "black"]
+"""What the decoder sees: the pair's right frame, nothing, the right frame of another pair, or a black one."""
 
 _DEFAULT_OPTIONS: Final = RuntimeOptions()
 
@@ -95,6 +95,10 @@ class Evaluation:
     """How many pairs were measured."""
     protocol: str
     side_information: SideInformation
+    late: int
+    """By how many pairs the side information was late."""
+    rows: int
+    """By how many rows it was moved down."""
     bundle_id: str
     bitstream_id: str
     """Hexadecimal, like the bundle id."""
@@ -114,6 +118,8 @@ def evaluate(
     frame_bytes: Callable[[CompressedFrame], int],
     protocol: str = "native",
     side_information: SideInformation = "right",
+    late: int = 0,
+    rows: int = 0,
     options: RuntimeOptions = _DEFAULT_OPTIONS,
     progress: Callable[[int, int], None] | None = None,
     outputs: Callable[[Frame, Frame], None] | None = None,
@@ -128,7 +134,12 @@ def evaluate(
         protocol: a name in `PROTOCOLS`; both frames of a pair go through it.
         side_information: "right" decodes with the pair's right frame, "none" without any. "wrong" decodes
             image i of n with side image (i + n // 2) mod n, cropped, or padded by repeating its last row and
-            column, at the bottom and right to the size of the source where the two differ.
+            column, at the bottom and right to the size of the source where the two differ. "black" is a camera
+            that sees nothing.
+        late: the side information is that of so many pairs before, for folders whose pairs follow in time: a
+            camera that hangs. The first `late` pairs of all are not measured.
+        rows: the side information is moved down by so many rows after the protocol, up where it is negative, and
+            its edge row repeated: a rig that is not rectified.
         options: where the networks run.
         progress: called as progress(done, total) after each coded frame.
         outputs: called as outputs(source, decoded), both uint8, for each pair and its rate levels in order: for
@@ -137,29 +148,35 @@ def evaluate(
     Encode and decode times come after one warm-up of both networks at the size of the first frame.
 
     Raises:
-        PairsError: no folder, a folder without complete pairs, or "wrong" with a single pair.
+        PairsError: no folder, a folder without complete pairs, "wrong" with a single pair, or no more than `late`.
         GeometryError: a frame too small for the protocol or too large for the bundle, or a right frame of
             another size than its left one; the message names the file.
         ImageError: a file is not a readable image.
-        ValueError: no such protocol or kind of side information.
+        ValueError: no such protocol or kind of side information, or `late` below 0.
         BundleError, ProviderError: the bundle cannot run (see `FrameEncoder`).
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"no protocol {protocol!r}; there is {', '.join(PROTOCOLS)}")
     if side_information not in get_args(SideInformation):
-        raise ValueError(f"no side information {side_information!r}; there is right, none, wrong")
+        raise ValueError(f"no side information {side_information!r}; there is right, none, wrong, black")
+    if late < 0:
+        raise ValueError(f"side information cannot be {late} pairs late")
     pairs = [pair for directory in directories for pair in list_pairs(directory)]
     if not pairs:
         raise PairsError("no folder of pairs to evaluate; give at least one")
     if side_information == "wrong" and len(pairs) < 2:
         raise PairsError("wrong side information comes from another pair; give at least two pairs")
+    if len(pairs) <= late:
+        raise PairsError(f"side information of {late} pairs before needs more than {late} pairs")
 
     bench = _Bench(FrameEncoder(bundle, options), FrameDecoder(bundle, options), frame_bytes)
     levels = range(bundle.rate_level_count)
     results: list[list[ImageResult]] = [[] for _ in levels]
-    for i, pair in enumerate(pairs):
+    measured = pairs[late:]
+    for i, pair in enumerate(measured):
         source = _load(pair.left, PROTOCOLS[protocol])
-        side = _load_side(pairs, i, source, side_information, PROTOCOLS[protocol])
+        side = _load_side(pairs, i, i + late, source, side_information, PROTOCOLS[protocol])
+        side = side if side is None else _moved(side, rows)
         try:
             if i == 0:
                 bench.measure(pair.name, source, side, levels[-1])
@@ -169,13 +186,15 @@ def evaluate(
                 if outputs is not None:
                     outputs(source, output)
                 if progress is not None:
-                    progress(i * len(levels) + level + 1, len(pairs) * len(levels))
+                    progress(i * len(levels) + level + 1, len(measured) * len(levels))
         except GeometryError as error:
             raise GeometryError(f"{pair.left}: {error}") from error
     return Evaluation(
-        pairs=len(pairs),
+        pairs=len(measured),
         protocol=protocol,
         side_information=side_information,
+        late=late,
+        rows=rows,
         bundle_id=bundle.bundle_id,
         bitstream_id=bundle.bitstream_id.hex(),
         points=tuple(RatePoint.of(images) for images in results),
@@ -226,13 +245,29 @@ def _load(path: Path, protocol: Protocol) -> Frame:
 
 
 def _load_side(
-    pairs: Sequence[PairPaths], i: int, source: Frame, mode: SideInformation, protocol: Protocol
+    pairs: Sequence[PairPaths],
+    i: int,
+    of_source: int,
+    source: Frame,
+    mode: SideInformation,
+    protocol: Protocol,
 ) -> Frame | None:
+    """Side information of pair `i`, for the source of pair `of_source`."""
     if mode == "none":
         return None
+    if mode == "black":
+        return np.zeros_like(source)
     if mode == "wrong":
-        return _fit(_load(pairs[(i + len(pairs) // 2) % len(pairs)].right, protocol), source)
-    return _load(pairs[i].right, protocol)
+        return _fit(_load(pairs[(of_source + len(pairs) // 2) % len(pairs)].right, protocol), source)
+    side = _load(pairs[i].right, protocol)
+    return side if i == of_source else _fit(side, source)
+
+
+def _moved(side: Frame, rows: int) -> Frame:
+    """`side` moved down by `rows`, its first row repeated; up where they are negative."""
+    height = len(side)
+    moved: Frame = side[np.clip(np.arange(height) - rows, 0, height - 1)]
+    return moved
 
 
 def _fit(side: Frame, source: Frame) -> Frame:

@@ -120,6 +120,8 @@ def test_json_has_exactly_the_documented_fields(tiny_bundle: Bundle, tmp_path: P
         "pairs": 2,
         "protocol": "native",
         "side_information": "none",
+        "late": 0,
+        "rows": 0,
         "bundle_id": tiny_bundle.bundle_id,
         "bitstream_id": tiny_bundle.bitstream_id.hex(),
     }
@@ -143,7 +145,7 @@ def test_an_infinite_psnr_is_null_in_json() -> None:
         encode_ms=1.0, decode_ms=1.0,
     )  # fmt: skip
     point = RatePoint.of([lossless, replace(lossless, name="1", psnr=30.0)])
-    record = Evaluation(2, "native", "right", "b", "00", (point,)).to_json()
+    record = Evaluation(2, "native", "right", 0, 0, "b", "00", (point,)).to_json()
     assert record["points"][0]["psnr"] is None
     assert [image["psnr"] for image in record["points"][0]["images"]] == [None, 30.0]
     assert record["points"][0]["psnr_float"] == 40.0
@@ -195,6 +197,41 @@ def test_wrong_side_information_is_half_the_list_away(
     for seen, i in zip(sides_by_pair(sides_seen, tiny_bundle), [2, 3, 4, 0, 1], strict=True):
         assert seen is not None
         assert np.array_equal(seen, read_image(pairs[i].right))
+
+
+def test_a_black_camera_is_black(tiny_bundle: Bundle, tmp_path: Path, sides_seen: list[Frame | None]) -> None:
+    directory = make_pairs(tmp_path, (16, 24), (24, 16))
+    evaluate(tiny_bundle, [directory], frame_bytes=payload_bytes, side_information="black")
+    black = sides_by_pair(sides_seen, tiny_bundle)
+    assert [side.shape for side in black if side is not None] == [(16, 24, 3), (24, 16, 3)]
+    assert not any(side.any() for side in black if side is not None)
+
+
+def test_late_side_information_is_that_of_pairs_before(
+    tiny_bundle: Bundle, tmp_path: Path, sides_seen: list[Frame | None]
+) -> None:
+    directory = make_pairs(tmp_path, *[(16, 24)] * 5)
+    result = evaluate(tiny_bundle, [directory], frame_bytes=payload_bytes, late=2)
+    assert result.pairs == 3
+    assert [image.name for image in result.points[0].images] == ["2", "3", "4"]
+    pairs = list_pairs(directory)
+    for side, pair in zip(sides_by_pair(sides_seen, tiny_bundle), pairs[:3], strict=True):
+        assert np.array_equal(side, read_image(pair.right))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [3, -3])
+def test_side_information_is_moved_by_rows(
+    rows: int, tiny_bundle: Bundle, tmp_path: Path, sides_seen: list[Frame | None]
+) -> None:
+    directory = make_pairs(tmp_path, (16, 24))
+    evaluate(tiny_bundle, [directory], frame_bytes=payload_bytes, rows=rows)
+    (side,) = sides_by_pair(sides_seen, tiny_bundle)
+    right = read_image(list_pairs(directory)[0].right)
+    assert side is not None
+    kept = (side[3:], right[:-3]) if rows > 0 else (side[:-3], right[3:])
+    edge = (side[:3], right[:1]) if rows > 0 else (side[-3:], right[-1:])
+    assert np.array_equal(*kept)
+    assert (edge[0] == edge[1]).all()
 
 
 def test_wrong_side_information_is_fitted_at_the_bottom_and_right(
@@ -286,6 +323,14 @@ def with_an_unknown_protocol(directory: Path) -> dict[str, Any]:
     return {"directories": [make_pairs(directory, (16, 16))], "protocol": "kitti"}
 
 
+def with_more_delay_than_pairs(directory: Path) -> dict[str, Any]:
+    return {"directories": [make_pairs(directory, (16, 16))], "late": 1}
+
+
+def with_a_delay_below_zero(directory: Path) -> dict[str, Any]:
+    return {"directories": [make_pairs(directory, (16, 16))], "late": -1}
+
+
 def with_unknown_side_information(directory: Path) -> dict[str, Any]:
     return {"directories": [make_pairs(directory, (16, 16))], "side_information": "left"}
 
@@ -300,7 +345,9 @@ def with_unknown_side_information(directory: Path) -> dict[str, Any]:
         (with_a_right_frame_of_another_size, GeometryError, "left/0.png: side information of 24x16"),
         (with_a_file_that_is_no_image, ImageError, "left/0.png"),
         (with_an_unknown_protocol, ValueError, "kitti128, native"),
-        (with_unknown_side_information, ValueError, "right, none, wrong"),
+        (with_more_delay_than_pairs, PairsError, "more than 1 pairs"),
+        (with_a_delay_below_zero, ValueError, "-1 pairs late"),
+        (with_unknown_side_information, ValueError, "right, none, wrong, black"),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(
