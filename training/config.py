@@ -123,7 +123,8 @@ class TrainConfig(JsonConfig):
     side_dropout: float = 0.25
     """Share of samples decoded without side information; 1.0 trains the twin that never sees it."""
     faulty_share: float = 0.0
-    """Share of the samples with side information whose y is another pair's, another window's, or black."""
+    """Share of the samples with side information whose y is another pair's, another window's, black, some rows
+    higher or lower, or zoomed as if it were late; a fifth each."""
     flips: FlipKind = "pair"
     """A mirrored pair has its views swapped, so that disparities keep their sign; or, as in the paper's own code,
     each view is mirrored by a coin of its own and half of the pairs show no common scene."""

@@ -152,6 +152,29 @@ def draw_window(
     return Window(top, left, rows, columns)
 
 
+def moved_rows(window: Window, frame_height: int, rng: np.random.Generator, height: int) -> Window:
+    """`window` up or down by half a row to ten of the `height` rows that it becomes, as far as the frame goes."""
+    rows = np.exp(rng.uniform(np.log(0.5), np.log(10))) * window.height / height * rng.choice((-1, 1))
+    top = min(max(0, window.top + round(float(rows))), frame_height - window.height)
+    return Window(top, window.left, window.height, window.width)
+
+
+def zoomed(window: Window, frame_height: int, frame_width: int, rng: np.random.Generator) -> Window:
+    """A part of `window` or a larger one, up to a third either way and off its middle.
+
+    What a camera that drives forward sees a second earlier or later is nearly that.
+    """
+    scale = np.exp(rng.uniform(0.05, 0.3) * rng.choice((-1, 1)))
+    scale = min(scale, frame_height / window.height, frame_width / window.width)
+    height, width = max(1, int(window.height * scale)), max(1, int(window.width * scale))
+    off = rng.uniform(-0.1, 0.1, 2)
+    top = round(window.top + (window.height - height) / 2 + off[0] * window.height)
+    left = round(window.left + (window.width - width) / 2 + off[1] * window.width)
+    return Window(
+        min(max(0, top), frame_height - height), min(max(0, left), frame_width - width), height, width
+    )
+
+
 @dataclass(frozen=True)
 class Orientation:
     """How the views of a pair become source and side information.
@@ -185,7 +208,7 @@ class Orientation:
 
 @dataclass(frozen=True)
 class Side:
-    """Side information that is of no use: of a camera that was mixed up, was moved, or sees nothing."""
+    """Side information that is not the pair's own view: of a camera mixed up or moved, a dark one, or a late one."""
 
     pair: int
     window: Window
@@ -260,17 +283,22 @@ class TrainingData:
         level = int(rng.integers(levels))
         side = None
         if config.faulty_share and rng.random() < config.faulty_share:
-            side = self._draw_faulty(pair, config, rng)
+            side = self._draw_faulty(pair, window, config, rng)
         return Sample(pair, window, orientation, source_light, side_light, present, level, side)
 
-    def _draw_faulty(self, pair: int, config: TrainConfig, rng: np.random.Generator) -> Side:
-        """Another pair's view, another window of this pair, or black, a third each."""
-        fault = int(rng.integers(3))
-        if fault == 0:
+    def _draw_faulty(self, pair: int, window: Window, config: TrainConfig, rng: np.random.Generator) -> Side:
+        """Another pair's view, another window of this pair, black, a rig that is not rectified, or a late view."""
+        fault = rng.choice(("pair", "window", "black", "rows", "late"))
+        if fault == "pair":
             pair = int(rng.integers(len(self._views)))
         height, width = self._views[pair].shape[2:]
-        window = draw_window(height, width, rng, config.crop_height, config.crop_width)
-        return Side(pair, window, black=fault == 2)
+        if fault == "rows":
+            moved = moved_rows(window, height, rng, config.crop_height)
+        elif fault == "late":
+            moved = zoomed(window, height, width, rng)
+        else:
+            moved = draw_window(height, width, rng, config.crop_height, config.crop_width)
+        return Side(pair, moved, black=fault == "black")
 
     def batch(self, config: TrainConfig, levels: int, step: int, ranks: Ranks | None = None) -> Batch:
         """The batch of `step`; of several `ranks` each gets its share of it, in their order."""

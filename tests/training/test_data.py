@@ -19,10 +19,13 @@ from training.data import (
     Orientation,
     Pair,
     TrainingData,
+    Window,
     draw_window,
     jitter,
     load_pairs,
+    moved_rows,
     render_drives,
+    zoomed,
 )
 from training.ranks import Ranks, RanksError
 
@@ -111,6 +114,34 @@ def test_windows_lie_in_the_frame_and_have_its_aspect() -> None:
         sizes.append(window.height)
     assert min(sizes) < 36
     assert max(sizes) > 85
+
+
+def test_a_rig_that_is_not_rectified_shows_the_window_some_rows_off() -> None:
+    window, seen = Window(100, 30, 128, 256), set()
+    for seed in range(200):
+        moved = moved_rows(window, 400, np.random.default_rng(seed), 64)
+        assert (moved.left, moved.height, moved.width) == (30, 128, 256)
+        seen.add(moved.top - 100)
+    assert -20 <= min(seen) < -12
+    assert 20 >= max(seen) > 12
+    assert {1, -1} & seen
+    for seed in range(50):  # as far as the frame goes
+        assert 0 <= moved_rows(Window(2, 0, 120, 9), 124, np.random.default_rng(seed), 64).top <= 4
+
+
+def test_a_late_view_is_zoomed_and_in_the_frame() -> None:
+    ratios = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        window = draw_window(90, 200, rng, 32, 64)
+        late = zoomed(window, 90, 200, rng)
+        assert 0 <= late.top <= 90 - late.height
+        assert 0 <= late.left <= 200 - late.width
+        assert late.width / late.height == pytest.approx(window.width / window.height, rel=0.06)
+        ratios.append(late.height / window.height)
+    assert min(ratios) < 0.8
+    assert max(ratios) > 1.2
+    assert max(ratios) <= 1.36
 
 
 def test_a_batch_is_cut_as_pillow_would(data: TrainingData, pairs: list[Pair]) -> None:
