@@ -208,7 +208,7 @@ class Orientation:
 
 @dataclass(frozen=True)
 class Side:
-    """Side information that is not the pair's own view: of a camera mixed up or moved, a dark one, or a late one."""
+    """Side information that is not the pair's own view: of a camera mixed up, moved, dark, or late."""
 
     pair: int
     window: Window
