@@ -9,6 +9,7 @@ Precision = Literal["fp32", "bf16"]
 OptimizerKind = Literal["adamw", "muon"]
 QuantizerKind = Literal["residual_vq", "scalar"]
 FlipKind = Literal["pair", "each"]
+FaultKind = Literal["pair", "window", "black", "rows", "late"]
 
 
 class JsonConfig:
@@ -123,8 +124,10 @@ class TrainConfig(JsonConfig):
     side_dropout: float = 0.25
     """Share of samples decoded without side information; 1.0 trains the twin that never sees it."""
     faulty_share: float = 0.0
-    """Share of the samples with side information whose y is another pair's, another window's, black, some rows
-    higher or lower, or zoomed as if it were late; a fifth each."""
+    """Share of the samples whose y is one of `faults`."""
+    faults: tuple[FaultKind, ...] = ("pair", "window", "black")
+    """Each as likely: another pair's view, another window of this pair, black, some rows higher or lower as in a
+    rig that is not rectified, and zoomed as if it were a second early or late."""
     flips: FlipKind = "pair"
     """A mirrored pair has its views swapped, so that disparities keep their sign; or, as in the paper's own code,
     each view is mirrored by a coin of its own and half of the pairs show no common scene."""

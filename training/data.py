@@ -152,27 +152,16 @@ def draw_window(
     return Window(top, left, rows, columns)
 
 
-def moved_rows(window: Window, frame_height: int, rng: np.random.Generator, height: int) -> Window:
-    """`window` up or down by half a row to ten of the `height` rows that it becomes, as far as the frame goes."""
-    rows = np.exp(rng.uniform(np.log(0.5), np.log(10))) * window.height / height * rng.choice((-1, 1))
-    top = min(max(0, window.top + round(float(rows))), frame_height - window.height)
-    return Window(top, window.left, window.height, window.width)
+def zoomed(window: Window, rng: np.random.Generator) -> Window:
+    """A part of `window`, up to a third smaller and off its middle.
 
-
-def zoomed(window: Window, frame_height: int, frame_width: int, rng: np.random.Generator) -> Window:
-    """A part of `window` or a larger one, up to a third either way and off its middle.
-
-    What a camera that drives forward sees a second earlier or later is nearly that.
+    What a camera that drives forward sees of `window` a second later is nearly that.
     """
-    scale = np.exp(rng.uniform(0.05, 0.3) * rng.choice((-1, 1)))
-    scale = min(scale, frame_height / window.height, frame_width / window.width)
-    height, width = max(1, int(window.height * scale)), max(1, int(window.width * scale))
-    off = rng.uniform(-0.1, 0.1, 2)
-    top = round(window.top + (window.height - height) / 2 + off[0] * window.height)
-    left = round(window.left + (window.width - width) / 2 + off[1] * window.width)
-    return Window(
-        min(max(0, top), frame_height - height), min(max(0, left), frame_width - width), height, width
-    )
+    scale = np.exp(-rng.uniform(0.05, 0.3))
+    height, width = max(1, round(window.height * scale)), max(1, round(window.width * scale))
+    top = window.top + int(rng.integers(window.height - height + 1))
+    left = window.left + int(rng.integers(window.width - width + 1))
+    return Window(top, left, height, width)
 
 
 @dataclass(frozen=True)
@@ -212,7 +201,9 @@ class Side:
 
     pair: int
     window: Window
-    black: bool
+    black: bool = False
+    rows: int = 0
+    """Moved down by so many rows after the cut, the first row repeated; up where it is negative."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +234,12 @@ class Batch:
     """float32 [B]: 1 where the decoder sees `side`."""
     level: Tensor
     """int64 [B]."""
+
+
+def moved(view: Tensor, rows: int) -> Tensor:
+    """A view [3, H, W] moved down by `rows`, its edge row repeated."""
+    height = view.shape[1]
+    return view[:, (torch.arange(height, device=view.device) - rows).clamp(0, height - 1)]
 
 
 class TrainingData:
@@ -283,22 +280,25 @@ class TrainingData:
         level = int(rng.integers(levels))
         side = None
         if config.faulty_share and rng.random() < config.faulty_share:
-            side = self._draw_faulty(pair, window, config, rng)
+            window, side = self._draw_faulty(pair, window, config, rng)
         return Sample(pair, window, orientation, source_light, side_light, present, level, side)
 
-    def _draw_faulty(self, pair: int, window: Window, config: TrainConfig, rng: np.random.Generator) -> Side:
-        """Another pair's view, another window of this pair, black, a rig that is not rectified, or a late view."""
-        fault = rng.choice(("pair", "window", "black", "rows", "late"))
+    def _draw_faulty(
+        self, pair: int, window: Window, config: TrainConfig, rng: np.random.Generator
+    ) -> tuple[Window, Side]:
+        """The source's window and useless side information for it."""
+        fault = config.faults[int(rng.integers(len(config.faults)))]
+        if fault == "rows":
+            rows = int(np.exp(rng.uniform(0, np.log(12)))) * int(rng.choice((-1, 1)))
+            return window, Side(pair, window, rows=rows)
+        if fault == "late":  # either view is the later one
+            later = zoomed(window, rng)
+            return (later, Side(pair, window)) if rng.random() < 0.5 else (window, Side(pair, later))
         if fault == "pair":
             pair = int(rng.integers(len(self._views)))
         height, width = self._views[pair].shape[2:]
-        if fault == "rows":
-            moved = moved_rows(window, height, rng, config.crop_height)
-        elif fault == "late":
-            moved = zoomed(window, height, width, rng)
-        else:
-            moved = draw_window(height, width, rng, config.crop_height, config.crop_width)
-        return Side(pair, moved, black=fault == "black")
+        other = draw_window(height, width, rng, config.crop_height, config.crop_width)
+        return window, Side(pair, other, black=fault == "black")
 
     def batch(self, config: TrainConfig, levels: int, step: int, ranks: Ranks | None = None) -> Batch:
         """The batch of `step`; of several `ranks` each gets its share of it, in their order."""
@@ -318,7 +318,7 @@ class TrainingData:
         views = sample.orientation.apply(self._resized(sample.pair, sample.window, config))
         if sample.side:
             other = sample.orientation.apply(self._resized(sample.side.pair, sample.side.window, config))
-            views[1] = 0 if sample.side.black else other[1]
+            views[1] = 0 if sample.side.black else moved(other[1], sample.side.rows)
         return views
 
     def _resized(self, pair: int, at: Window, config: TrainConfig) -> Tensor:

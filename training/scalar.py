@@ -35,6 +35,8 @@ LOWEST_SCALE, SCALE_STEP = 0.05, 0.15
 """Scales of the tables: 0.05 · exp(0.15 · i), from sure to nearly uniform."""
 SCALE_BITS = 3
 """A network's output of 1 is 8 steps of the scale."""
+GAIN_RATIO = 1.4
+"""Before training: of a level's gain to that of the level below."""
 START_SCALE = 20
 """Before training: a scale of 1."""
 
@@ -60,7 +62,7 @@ class ScalarQuantizer(nn.Module):
         self.config = config
         self.ranks = Ranks()
         steps = torch.arange(config.levels) - (config.levels - 1)
-        start = math.log(config.finest_gain) + math.log(1.4) * steps
+        start = math.log(config.finest_gain) + math.log(GAIN_RATIO) * steps
         self.log_gain = nn.Parameter(start[:, None].repeat(1, channels))
         self.log_step = nn.Parameter(torch.zeros(config.levels, channels))
         """Of what an index is worth to the decoder, beside 1 / gain."""

@@ -1,4 +1,4 @@
-"""Train a conditional VQ-VAE: `python -m training.train --pairs DIR --output RUN`.
+"""Train a codec: `python -m training.train --pairs DIR --output RUN`.
 
 The loop is plain torch. A run is a directory with one checkpoint (replaced as it goes) and `log.jsonl`; started
 again with the same `--output` it continues where it stopped, with the same losses as an unbroken run.
@@ -18,7 +18,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 import typer
@@ -26,10 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ndsc.codec.errors import NdscError
-from training.checkpoint import (
-    Checkpoint,
-)
+from training.checkpoint import Checkpoint
 from training.config import (
+    FaultKind,
     FlipKind,
     ModelConfig,
     OptimizerKind,
@@ -89,6 +88,19 @@ def run_to_the_end(
             progress.update(task, completed=losses.step, description=f"{losses.psnr:.2f} dB")
             log.write(log_line(losses, run.model.quantity))
 
+        def validated(checkpoint: Checkpoint) -> None:
+            scores = validate(checkpoint, val_frames, run.device)
+            run.facts["validation"].append({"step": checkpoint.step, **scores})
+            progress.console.print(f"step {checkpoint.step}: {scores}")
+            checkpoint.save(output / "checkpoint")
+
+        if (
+            writer
+            and val_frames
+            and run.step
+            and run.step not in {v["step"] for v in run.facts["validation"]}
+        ):
+            validated(run.checkpoint())  # stopped after its checkpoint and before its validation
         started = time.perf_counter()
         # Losses are read one step late, so that a GPU already has the next step when it is waited for.
         previous: PendingLoss | None = None
@@ -107,11 +119,16 @@ def run_to_the_end(
                 # Before validation, which takes long: a run that is stopped there loses no step.
                 checkpoint.save(output / "checkpoint")
                 if val_frames:
-                    scores = validate(checkpoint, val_frames, run.device)
-                    run.facts["validation"].append({"step": pending.step, **scores})
-                    progress.console.print(f"step {pending.step}: {scores}")
-                    checkpoint.save(output / "checkpoint")
+                    validated(checkpoint)
             started = time.perf_counter()
+
+
+def _faults(names: str) -> tuple[FaultKind, ...]:
+    known: tuple[FaultKind, ...] = get_args(FaultKind)
+    chosen = tuple(kind for name in names.split(",") for kind in known if kind == name)
+    if len(chosen) != len(names.split(",")):
+        raise typer.BadParameter(f"--faults {names}: give some of {','.join(known)}")
+    return chosen
 
 
 def main(
@@ -137,6 +154,9 @@ def main(
     faulty_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of samples whose y is a wrong one.")
     ] = TrainConfig.faulty_share,
+    faults: Annotated[str, typer.Option(help="Which, of pair, window, black, rows, late.")] = ",".join(
+        TrainConfig.faults
+    ),
     flips: Annotated[
         FlipKind,
         typer.Option(help="Mirror a pair and swap its views, or each view by itself, as the paper."),
@@ -212,6 +232,7 @@ def main(
         highest_lambda=highest_lambda,
         side_dropout=side_dropout,
         faulty_share=faulty_share,
+        faults=_faults(faults),
         flips=flips,
         seed=seed,
         unquantized_steps=min(unquantized_steps, steps // 2) if quantizer == "residual_vq" else 0,

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from training.checkpoint import CheckpointError
 from training.data import Pair, render_drives
-from training.experiments.codec.measured import excess, joined, measure
+from training.experiments.codec.figures import table
+from training.experiments.codec.measured import Kind, excess, mean_of, measure
 from training.experiments.codec.trained import train_variant
 from training.experiments.codec.variants import AFTERWARDS, SINGLE, SMOKE, WHOLE, Dials, variants
-from training.experiments.recipe import RecipeError
 from training.report.bd_rate import Curve
+from training.scalar import ScalarQuantizer
 from training.scalar_codec import distortion_weights
 
 
@@ -29,7 +31,7 @@ def test_each_variant_leaves_out_one_part() -> None:
     assert whole.name == WHOLE
     expected: dict[str, tuple[set[str], set[str]]] = {
         "no alignment": ({"alignment"}, set()),
-        "no gate, no useless y": ({"gate"}, {"faulty_share"}),
+        "no gate, no faults": ({"gate"}, {"faulty_share"}),
         "each view flipped by itself": (set(), {"flips"}),
         AFTERWARDS: ({"quantizer"}, {"unquantized_steps"}),
         f"{SINGLE}2": ({"scalar"}, {"lowest_lambda", "highest_lambda"}),
@@ -46,8 +48,8 @@ def test_a_single_rate_has_the_lambda_and_the_first_gain_of_its_level() -> None:
         if variant.name.startswith(SINGLE):
             level = int(variant.name.removeprefix(SINGLE))
             assert variant.train.lowest_lambda == pytest.approx(float(weights[level]))
-            gain = whole.model.scalar.finest_gain / 1.4 ** (7 - level)
-            assert variant.model.scalar.finest_gain == pytest.approx(gain)
+            gains = [ScalarQuantizer(v.model.scalar, 1).log_gain.detach() for v in (whole, variant)]
+            assert float(gains[1][0, 0]) == pytest.approx(float(gains[0][level, 0]))
 
 
 def curve(name: str, rate: list[float], quality: list[float], pictures: int = 12) -> Curve:
@@ -58,19 +60,43 @@ def curve(name: str, rate: list[float], quality: list[float], pictures: int = 12
 
 def test_excess_is_read_off_the_curve_at_the_single_point_s_psnr() -> None:
     many = curve("many", [0.1, 0.2, 0.4], [20, 22, 24])
-    found, low, high = excess(many, curve("one", [0.2 / 1.05], [22]))
+    read = excess(many, curve("one", [0.2 / 1.05], [22]))
+    assert read is not None
+    found, low, high = read
     assert found == pytest.approx(5)
     assert low == pytest.approx(5)  # the same pictures are drawn for both, and all shift alike
     assert high == pytest.approx(5)
-    with pytest.raises(RecipeError, match="no bytes to compare"):
-        excess(many, curve("one", [0.2], [27]))
+    assert excess(many, curve("one", [0.2], [27])) is None
 
 
-def test_seeds_are_joined_as_more_pictures() -> None:
-    one, two = curve("a", [0.1, 0.2], [20, 22]), curve("a", [0.3, 0.4], [20, 22])
-    both = joined([one, two], "a")
-    assert len(set(both.images)) == 24
+def test_seeds_are_averaged_and_pictures_stay() -> None:
+    one, two = curve("a", [0.1, 0.2], [20, 22]), curve("a", [0.3, 0.4], [20, 23])
+    both = mean_of([one, two], "a")
+    assert both.images == one.images
     assert both.mean()[0] == pytest.approx([0.2, 0.3])
+    assert both.mean()[1] == pytest.approx([20, 22.5])
+
+
+def test_the_table_says_what_each_part_is_worth() -> None:
+    better = {"right": 0.0, "none": 3.0, "wrong": 3.5}
+    curves: dict[tuple[str, Kind], Curve] = {}
+    for kind, less in better.items():
+        for name, rates, qualities in (
+            (WHOLE, [0.1, 0.2, 0.4], [20, 22, 24]),
+            ("twice the rate", [0.2, 0.4, 0.8], [20, 22, 24]),
+            ("far away", [0.1, 0.2], [40, 41]),
+            (f"{SINGLE}1", [0.19], [22]),
+            (f"{SINGLE}9", [0.19], [27]),
+        ):
+            curves[name, kind] = curve(name, rates, [quality - less for quality in qualities])  # type: ignore[index]
+    rows = {row["variant"]: row for row in table(curves, dict.fromkeys((name for name, _ in curves), 1.0))}
+    assert rows["twice the rate"]["bd_rate"] == pytest.approx(100)
+    assert rows["twice the rate"]["overlap_low_db"] == pytest.approx(20, abs=0.2)
+    assert rows["far away"]["bd_rate"] is None
+    assert rows[f"{SINGLE}1"]["excess"] == pytest.approx(100 * (0.2 / 0.19 - 1))
+    assert rows[f"{SINGLE}9"]["excess"] is None
+    assert rows[WHOLE]["right_gains_db"] == pytest.approx(3)
+    assert rows[WHOLE]["wrong_gains_db"] == pytest.approx(-0.5)
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +112,14 @@ def test_a_finished_run_is_taken_as_it_is_and_another_s_is_not(drives: list[Pair
     def advance(done: int, total: int) -> None:
         steps.append(done)
 
-    first = train_variant(whole, 0, dials, drives, tmp_path, advance, device="cpu")
-    again = train_variant(whole, 0, dials, drives, tmp_path, advance, device="cpu")
+    first = train_variant(whole, 0, dials, drives, tmp_path, advance, device=torch.device("cpu"))
+    again = train_variant(whole, 0, dials, drives, tmp_path, advance, device=torch.device("cpu"))
     assert steps == [1, 2]
     view = drives[0].left[:128, :256], drives[0].right[:128, :256]
     curves = [measure(trained, [view], "right", WHOLE) for trained in (first, again)]
     assert np.array_equal(curves[0].bpp, curves[1].bpp)
     assert np.array_equal(curves[0].quality, curves[1].quality)
     with pytest.raises(CheckpointError, match="other settings"):
-        train_variant(whole, 1, dials, drives, tmp_path, advance, device="cpu")
+        train_variant(whole, 1, dials, drives, tmp_path, advance, device=torch.device("cpu"))
     with pytest.raises(CheckpointError, match="other data"):
-        train_variant(whole, 0, dials, drives[:1], tmp_path, advance, device="cpu")
+        train_variant(whole, 0, dials, drives[:1], tmp_path, advance, device=torch.device("cpu"))

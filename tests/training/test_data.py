@@ -13,17 +13,16 @@ from PIL import Image
 
 from ndsc.codec.frames import write_image
 from ndsc.evaluate.pairs import PairsError
-from training.config import TrainConfig
+from training.config import FaultKind, TrainConfig
 from training.data import (
     Batch,
     Orientation,
     Pair,
     TrainingData,
-    Window,
     draw_window,
     jitter,
     load_pairs,
-    moved_rows,
+    moved,
     render_drives,
     zoomed,
 )
@@ -97,8 +96,8 @@ def test_flips_of_each_view_alone_are_those_of_the_paper_s_code() -> None:
     for seed in range(400):
         orientation = Orientation.draw(np.random.default_rng(seed), "each")
         applied = orientation.apply(views)
-        for view, moved, mirrored in zip(views, applied, orientation.mirrored, strict=True):
-            assert torch.equal(moved, view.flip(-1) if mirrored else view)
+        for view, turned, mirrored in zip(views, applied, orientation.mirrored, strict=True):
+            assert torch.equal(turned, view.flip(-1) if mirrored else view)
         counts[orientation.mirrored] += 1
     assert len(counts) == 4
     assert min(counts.values()) > 70
@@ -116,32 +115,59 @@ def test_windows_lie_in_the_frame_and_have_its_aspect() -> None:
     assert max(sizes) > 85
 
 
-def test_a_rig_that_is_not_rectified_shows_the_window_some_rows_off() -> None:
-    window, seen = Window(100, 30, 128, 256), set()
-    for seed in range(200):
-        moved = moved_rows(window, 400, np.random.default_rng(seed), 64)
-        assert (moved.left, moved.height, moved.width) == (30, 128, 256)
-        seen.add(moved.top - 100)
-    assert -20 <= min(seen) < -12
-    assert 20 >= max(seen) > 12
-    assert {1, -1} & seen
-    for seed in range(50):  # as far as the frame goes
-        assert 0 <= moved_rows(Window(2, 0, 120, 9), 124, np.random.default_rng(seed), 64).top <= 4
-
-
-def test_a_late_view_is_zoomed_and_in_the_frame() -> None:
+def test_a_late_view_is_a_smaller_part_of_the_same_window() -> None:
+    """Also of one as high as the frame, which is what most are."""
     ratios = []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        window = draw_window(90, 200, rng, 32, 64)
-        late = zoomed(window, 90, 200, rng)
-        assert 0 <= late.top <= 90 - late.height
-        assert 0 <= late.left <= 200 - late.width
-        assert late.width / late.height == pytest.approx(window.width / window.height, rel=0.06)
+        window = draw_window(375, 1242, rng, 128, 256)
+        late = zoomed(window, rng)
+        assert window.top <= late.top <= late.top + late.height <= window.top + window.height
+        assert window.left <= late.left <= late.left + late.width <= window.left + window.width
+        assert late.width / late.height == pytest.approx(window.width / window.height, rel=0.03)
         ratios.append(late.height / window.height)
-    assert min(ratios) < 0.8
-    assert max(ratios) > 1.2
-    assert max(ratios) <= 1.36
+    assert min(ratios) < 0.77
+    assert 0.9 < max(ratios) < 0.96
+
+
+def test_a_view_is_moved_by_rows() -> None:
+    view = torch.arange(6.0).view(1, 6, 1).expand(3, 6, 2)
+    assert moved(view, 2)[0, :, 0].tolist() == [0, 0, 0, 1, 2, 3]
+    assert moved(view, -1)[2, :, 1].tolist() == [1, 2, 3, 4, 5, 5]
+
+
+def test_every_fault_is_drawn_and_shows(pairs: list[Pair]) -> None:
+    data = TrainingData(pairs, [], CPU)
+    kinds: tuple[FaultKind, ...] = ("pair", "window", "black", "rows", "late")
+    config = replace(CONFIG, batch_size=8, synthetic_share=0.0, faulty_share=1.0)
+    for kind in kinds:
+        samples = [s for step in range(6) for s in data.draw(replace(config, faults=(kind,)), 3, step)]
+        sides = [sample.side for sample in samples if sample.side]
+        assert len(sides) == len(samples)
+        assert {side.black for side in sides} == {kind == "black"}
+        both = list(zip(sides, samples, strict=True))
+        assert any(side.pair != sample.pair for side, sample in both) is (kind == "pair")
+        rows = {side.rows for side in sides}
+        assert (rows == {0}) is (kind != "rows")
+        if kind == "rows":
+            assert 0 not in rows
+            assert min(rows) < -4
+            assert max(rows) > 4
+        if kind == "late":  # the source is the later one in half of them
+            wider = [side.window.height > sample.window.height for side, sample in both]
+            assert 10 < sum(wider) < 38
+        same = [side.window == sample.window for side, sample in both]
+        assert all(same) is (kind == "rows")
+
+
+def test_moved_side_information_is_the_usual_one_moved(pairs: list[Pair]) -> None:
+    data = TrainingData(pairs, [], CPU)
+    config = replace(CONFIG, batch_size=1, synthetic_share=0.0, faulty_share=1.0, faults=("rows",))
+    (sample,) = data.draw(config, 3, 0)
+    assert sample.side
+    faulty, usual = data.batch(config, 3, 0), data.batch(replace(config, faulty_share=0.0), 3, 0)
+    assert torch.equal(faulty.source, usual.source)
+    assert torch.equal(faulty.side[0], moved(usual.side[0], sample.side.rows))
 
 
 def test_a_batch_is_cut_as_pillow_would(data: TrainingData, pairs: list[Pair]) -> None:

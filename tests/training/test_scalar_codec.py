@@ -120,9 +120,9 @@ def test_useless_side_information_is_another_view_or_black_and_the_source_stays(
     samples = data.draw(config, 3, 0)
     assert all(sample.side for sample in samples)
     black = [sample.side.black for sample in samples if sample.side]
-    assert 4 < sum(black) < 26  # a fifth
+    assert 10 < sum(black) < 34
     others = [s for s in samples if s.side and s.side.pair != s.pair]
-    assert 0 < len(others) < 18  # half of a fifth
+    assert 3 < len(others) < 25
     batch = data.batch(config, 3, 0)
     usual = data.batch(replace(config, faulty_share=0.0), 3, 0)
     dark = batch.side.amax((1, 2, 3)) == 0

@@ -1,6 +1,6 @@
-"""What makes the codec: one part left out at a time, everything else the same, on validation pairs.
+"""What makes the codec: each part left out in turn, and the paper's way in its place, on validation pairs.
 
-variants    what is trained: the codec as it is released, and without each part
+variants    what is trained: the codec with all its parts, and without each
 trained     training one variant; its latent prior, learned with it or afterwards
 measured    real bytes and PSNR of a trained variant
 figures     the table and the plot

@@ -19,13 +19,16 @@ Curves = Mapping[tuple[str, Kind], Curve]
 def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
     """A row for each variant.
 
-    `bd_rate` is against the released recipe, by PSNR with the right y; `excess` is what the many-rate model needs
-    beyond a model for one rate, at its PSNR; `y_is_worth` is the PSNR of right less none, mean of the levels.
-    `_low` and `_high` are 95 % intervals over pictures. None: the curves have no quality in common.
+    `bd_rate` is against `WHOLE`, by PSNR with the right y, over the qualities from `overlap_low_db` to
+    `overlap_high_db`; `excess` is what the many-rate model needs beyond a model for one rate, at its PSNR;
+    `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of the levels. `_low` and `_high` are
+    95 % intervals over pictures; they know nothing of another training run. None: no quality in common. `seconds`
+    are those of all seeds' training.
     """
     rows: list[Row] = []
+    whole = curves[WHOLE, "right"]
     for name in dict.fromkeys(name for name, _ in curves):
-        right, none = curves[name, "right"], curves[name, "none"]
+        right, none, wrong = (curves[name, kind] for kind in ("right", "none", "wrong"))
         rate, quality = right.mean()
         row: dict[str, str | float | int | bool | None] = {
             "variant": name,
@@ -33,12 +36,13 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
             "highest_bpp": float(rate.max()),
             "lowest_psnr_db": float(quality[rate.argmin()]),
             "highest_psnr_db": float(quality[rate.argmax()]),
-            "y_is_worth_db": float((right.quality - none.quality).mean()),
+            "right_gains_db": float((right.quality - none.quality).mean()),
+            "wrong_gains_db": float((wrong.quality - none.quality).mean()),
             "seconds": seconds[name],
         }
-        whole = curves[WHOLE, "right"]
         if name.startswith(SINGLE):
-            row |= dict(zip(("excess", "excess_low", "excess_high"), excess(whole, right), strict=True))
+            found = excess(whole, right) or (None, None, None)
+            row |= dict(zip(("excess", "excess_low", "excess_high"), found, strict=True))
         elif name != WHOLE:
             row |= _bd_rate(whole, right)
         rows.append(row)
@@ -46,11 +50,13 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
 
 
 def _bd_rate(whole: Curve, right: Curve) -> Row:
+    names = ("bd_rate", "bd_rate_low", "bd_rate_high", "overlap_low_db", "overlap_high_db")
     try:
         found = bootstrap_bd_rate(whole, right)
     except CurveError:
-        return {"bd_rate": None, "bd_rate_low": None, "bd_rate_high": None}
-    return {"bd_rate": found.estimate.percent, "bd_rate_low": found.low, "bd_rate_high": found.high}
+        return dict.fromkeys(names)
+    figures = (found.estimate.percent, found.low, found.high, *found.estimate.overlap)
+    return dict(zip(names, figures, strict=True))
 
 
 def plot(curves: Curves, output: Path) -> None:

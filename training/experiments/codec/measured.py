@@ -18,8 +18,8 @@ from training.experiments.recipe import RecipeError
 from training.export import DecoderGraph, EncoderGraph
 from training.report.bd_rate import Curve, front
 
-Kind = Literal["right", "none"]
-"""What the decoder sees."""
+Kind = Literal["right", "none", "wrong"]
+"""What the decoder sees; a wrong y is the one of the next pair."""
 
 
 @torch.no_grad()
@@ -32,9 +32,12 @@ def measure(trained: Trained, pairs: Sequence[tuple[Frame, Frame]], kind: Kind, 
     model = trained.model
     encoder, decoder = EncoderGraph(model), DecoderGraph(model)
     rates, qualities = [], []
-    for left, right in pairs:
+    rights = [right for _, right in pairs]
+    if kind == "wrong":
+        rights = [*rights[1:], rights[0]]
+    for (left, _), right in zip(pairs, rights, strict=True):
         x, y = (torch.from_numpy(to_float(frame))[None] for frame in (left, right))
-        present = torch.tensor([float(kind == "right")])
+        present = torch.tensor([float(kind != "none")])
         rate, quality = [], []
         for level in range(model.config.levels):
             at = torch.tensor([level])
@@ -54,26 +57,29 @@ def measure(trained: Trained, pairs: Sequence[tuple[Frame, Frame]], kind: Kind, 
     return Curve(name, tuple(str(i) for i in range(len(pairs))), np.array(rates), np.array(qualities))
 
 
-def joined(curves: Sequence[Curve], name: str) -> Curve:
-    """Curves of several seeds as one: a picture coded by another seed's codec is another picture."""
-    images = tuple(f"{image}, seed {seed}" for seed, curve in enumerate(curves) for image in curve.images)
-    return Curve(
-        name, images, np.concatenate([c.bpp for c in curves]), np.concatenate([c.quality for c in curves])
-    )
+def mean_of(curves: Sequence[Curve], name: str) -> Curve:
+    """Curves of several seeds as one, rates and qualities averaged picture by picture.
+
+    Pictures stay what is drawn for an interval: more seeds are not more scenes.
+    """
+    rates, qualities = ([getattr(curve, part) for curve in curves] for part in ("bpp", "quality"))
+    return Curve(name, curves[0].images, np.mean(rates, 0), np.mean(qualities, 0))
 
 
-def excess(many: Curve, one: Curve, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+def excess(
+    many: Curve, one: Curve, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float] | None:
     """Bytes that `many` needs beyond the single point of `one` at its PSNR, in percent; and the 95 % interval.
 
-    Read off `many`'s monotone curve of mean rates. The same pictures are drawn for both (bootstrap). Outside of
-    `many`'s qualities there is nothing to read: raises RecipeError.
+    Read off `many`'s monotone curve of mean rates. The same pictures are drawn for both (bootstrap). None
+    outside of `many`'s qualities, where there is nothing to read.
     """
     rng, count = np.random.default_rng(seed), len(one.images)
     drawn = [_excess(many, one, rng.integers(count, size=count)) for _ in range(resamples)]
     estimate = _excess(many, one, np.arange(count))
     known = [percent for percent in drawn if percent is not None]
     if estimate is None or len(known) < 0.95 * resamples:
-        raise RecipeError(f"{one.name} reaches a PSNR that {many.name} does not: no bytes to compare")
+        return None
     low, high = np.percentile(known, [2.5, 97.5])
     return estimate, float(low), float(high)
 

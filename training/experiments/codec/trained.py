@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,16 +51,15 @@ def train_variant(
     folder: Path,
     advance: Advance,
     *,
-    device: str,
+    device: torch.device,
 ) -> Trained:
     """Train a variant; goes on with an unfinished run in `folder`, and takes a finished one as it is.
 
     Raises CheckpointError when `folder` holds a run of other settings or data.
     """
     of_drive = variant.train.synthetic_share > 0
-    place = torch.device(device)
-    data = TrainingData([] if of_drive else pairs, pairs if of_drive else [], place)
-    run = Run(variant.model, replace(variant.train, seed=seed), place)
+    data = TrainingData([] if of_drive else pairs, pairs if of_drive else [], device)
+    run = Run(variant.model, replace(variant.train, seed=seed), device)
     run.facts["data"] = fingerprint(pairs)
     latest = folder / "checkpoint"
     if latest.exists() or latest.with_name("checkpoint.old").exists():
@@ -90,18 +90,23 @@ def _learned_afterwards(
         seed=seed,
         validation_samples=8,
     )
-    if not _finished(folder, dials.prior_steps):
+    made_with = {"codec": _digest(model), "views": dials.protocol_views, **config.to_dict()}
+    marker = folder / "made_with.json"
+    if not marker.exists() or json.loads(marker.read_text()) != made_with:
+        marker.unlink(missing_ok=True)
         frames = [view for pair in pairs for view in (pair.left, pair.right)]
         grids = IndexGrids(tuple(_grids(model, frames, dials.protocol_views, seed)))
         context.train(grids, grids, config, folder)
+        marker.write_text(json.dumps(made_with))
     network, order = context.load(folder)
     return network.export(order)
 
 
-def _finished(folder: Path, steps: int) -> bool:
-    log = folder / "log.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return bool(lines) and json.loads(lines[-1])["step"] == steps
+def _digest(model: ConditionalVQVAE) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

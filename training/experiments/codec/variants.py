@@ -1,17 +1,22 @@
-"""The variants: the released codec's recipe, and each with one thing changed."""
+"""The variants: the codec with all its parts, and each with something left out or done in the paper's way."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from training.config import ModelConfig, Precision, ScalarConfig, TrainConfig
+from training.config import FaultKind, ModelConfig, Precision, ScalarConfig, TrainConfig
+from training.scalar import GAIN_RATIO
+from training.scalar_codec import distortion_weights
 
-WHOLE: Final = "as released"
-AFTERWARDS: Final = "rate afterwards"
+WHOLE: Final = "all parts"
+AFTERWARDS: Final = "codebooks, prior afterwards"
+"""As in the paper: residual codebooks that learn for distortion alone, and a prior of their indices afterwards."""
 SINGLE: Final = "one rate, level "
 """Followed by the number of the level of `WHOLE` whose λ it has."""
+
+
+FAULTS: Final[tuple[FaultKind, ...]] = ("pair", "window", "black", "rows", "late")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Dials:
     prior_hidden: int = ScalarConfig.hidden
     codebook: int = 256
     """Vectors of each of three residual stages."""
-    prior_steps: int = 400
+    prior_steps: int = 1200
     """Of the prior that is learned afterwards."""
     protocol_views: int = 8
     """Views like `kitti128` of each frame that it is trained on."""
@@ -85,7 +90,8 @@ def variants(dials: Dials, *, synthetic: bool) -> list[Variant]:
         lowest_lambda=dials.lowest_lambda,
         highest_lambda=dials.highest_lambda,
         side_dropout=0.2,
-        faulty_share=0.1,
+        faulty_share=0.2,
+        faults=FAULTS,
         synthetic_share=1.0 if synthetic else 0.0,
         unquantized_steps=0,
         precision=dials.precision,
@@ -94,26 +100,20 @@ def variants(dials: Dials, *, synthetic: bool) -> list[Variant]:
     made = [
         Variant(WHOLE, model, train),
         Variant("no alignment", replace(model, alignment=False), train),
-        Variant("no gate, no useless y", replace(model, gate=False), replace(train, faulty_share=0.0)),
+        Variant("no gate, no faults", replace(model, gate=False), replace(train, faulty_share=0.0)),
         Variant("each view flipped by itself", model, replace(train, flips="each")),
         Variant(AFTERWARDS, stages, replace(train, unquantized_steps=min(200, dials.steps // 2))),
     ]
+    weights = distortion_weights(train, dials.levels).tolist()
     for level in dials.single_levels:
-        weight = level_lambda(dials, level)
         of_level = replace(
-            scalar, levels=1, finest_gain=scalar.finest_gain * 1.4 ** (level + 1 - dials.levels)
+            scalar, levels=1, finest_gain=scalar.finest_gain * GAIN_RATIO ** (level + 1 - dials.levels)
         )
         made.append(
             Variant(
                 f"{SINGLE}{level}",
                 replace(model, scalar=of_level),
-                replace(train, lowest_lambda=weight, highest_lambda=weight),
+                replace(train, lowest_lambda=weights[level], highest_lambda=weights[level]),
             )
         )
     return made
-
-
-def level_lambda(dials: Dials, level: int) -> float:
-    """λ of a level of `WHOLE` (`training.scalar_codec.distortion_weights`)."""
-    share = level / (dials.levels - 1)
-    return math.exp((1 - share) * math.log(dials.lowest_lambda) + share * math.log(dials.highest_lambda))

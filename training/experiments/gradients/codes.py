@@ -81,7 +81,7 @@ def gradient_code(
 class CodeCompressor:
     """Learned codes between worker 1 and the server; messages go through their bytes.
 
-    Run r uses code r mod K of the K codes, so that bars over runs are bars over fits as well.
+    Run r uses code r mod K of the K codes: bars over runs hold some of the spread of fits, too little of few fits.
     `corrected`: the server uses `GradientCode.estimate`, not x̂ itself.
     """
 

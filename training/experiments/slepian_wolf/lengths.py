@@ -10,32 +10,33 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 FAILURE: Final = 1e-3
-"""Share of frames that may fail to decode."""
+"""Share of frames that may fail to decode where each frame's own H(Z|Y) is known."""
+LATE: Final = 0.05
+"""The same where it is not: with some tens of frames no smaller share can be measured."""
 
 
 @dataclass(frozen=True)
 class Price:
     """Of one rate level, in shares of H(Z)."""
 
-    ideal: float
-    """H(Z|Y) / H(Z) over all frames: a code of any length that knows each frame's H(Z|Y)."""
     finite: float
-    """The same with the normal approximation's surplus for one frame a block at `FAILURE`."""
+    """Σ H(Z|Y) and the normal approximation's surplus for one frame a block at `FAILURE`, each frame's known."""
     blind: float
-    """And with the rate that an encoder must choose who sees x alone: its own H(Z) times the share that the worst
-    frames need, their 95th percentile."""
+    """What an encoder must send who sees x alone, so that all but `LATE` of the frames decode: its own H(Z) times
+    the largest share of H(Z) that such frames turned out to need."""
 
 
-def price(bits: NDArray[np.float64], given: NDArray[np.float64], dispersion: NDArray[np.float64]) -> Price:
-    """From each frame's H(Z), H(Z|Y) and dispersion, [N] bits, bits and squared bits.
+def price(
+    bits: NDArray[np.float64],
+    given: NDArray[np.float64],
+    entropy: NDArray[np.float64],
+    dispersion: NDArray[np.float64],
+) -> Price:
+    """From each frame's H(Z), realised -log2 p(z|y), its expectation and its variance under the model: [N] each.
 
     Second order (Tan and Kosut 2014, Theorem 1): a block of independent symbols needs Σ h + √(Σ V) · Q⁻¹(ε) bits;
-    the next term, half the logarithm of its length, is left out.
+    the next term, half the logarithm of its length, is left out. A rate chosen without y fails where the realised
+    information exceeds it, so its price is a percentile of that alone.
     """
-    surplus = np.sqrt(dispersion) * norm.isf(FAILURE)
-    finite = given + surplus
-    return Price(
-        float(given.sum() / bits.sum()),
-        float(finite.sum() / bits.sum()),
-        float(np.percentile(finite / bits, 95)),
-    )
+    finite = entropy + np.sqrt(dispersion) * norm.isf(FAILURE)
+    return Price(float(finite.sum() / bits.sum()), float(np.percentile(given / bits, 100 * (1 - LATE))))

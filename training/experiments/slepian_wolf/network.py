@@ -7,14 +7,31 @@ that H(Z|Y) starts at H(Z) and falls by what y tells.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from ndsc.codec.scalar_prior import GROUPS
+from training.integer import bounded
 from training.layers import Pointwise
 from training.model import RowAttention, blocks, start_layers
 from training.scalar import SCALES, Prediction, phase_slices, table_bits
 from training.scalar_codec import ScalarCodec
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of each index, [B, C, h, w]."""
+
+    own: Tensor
+    """Bits under the codec's own rate model: H(Z)."""
+    given: Tensor
+    """Bits under the model that sees y."""
+    entropy: Tensor
+    """What that model expects `given` to be: equal on average where its probabilities are right."""
+    dispersion: Tensor
+    """Variance of -log2 p under it."""
 
 
 class ConditionalRate(nn.Module):
@@ -43,41 +60,40 @@ class ConditionalRate(nn.Module):
             numbers: Tensor = self.codec.quantizer(self.codec.encoder(x), level).indices
         return numbers
 
-    def forward(self, numbers: Tensor, y: Tensor, level: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(bits, squared deviation) of each index, [B, C, h, w] both.
+    def forward(self, numbers: Tensor, y: Tensor, level: Tensor, present: Tensor) -> Cost:
+        """What each index costs.
 
         Args:
             numbers: indices [B, C, h, w].
             y: side information [B, 3, H, W]; where `present` [B] is 0 nothing of it is seen.
             level: int64 [B].
-
-        The second is the variance of -log2 p under the model: the dispersion of finite-length coding.
         """
         with torch.no_grad():
             features = self.codec.side_network(y).eighth
         side = self.side(features) * present[:, None, None, None]
-        bits, dispersion = torch.empty_like(numbers), torch.empty_like(numbers)
+        cost = Cost(*(torch.empty_like(numbers) for _ in range(4)))
         corrections: dict[str, tuple[Tensor, Tensor]] = {}
         for of in self.codec.rate_model.predictions(numbers, level):
             if of.group.name not in corrections:
                 corrections[of.group.name] = self._corrections(numbers, side, level, of.group.name)
             mean, scale = (part[of.at] for part in corrections[of.group.name])
-            bits[of.at], dispersion[of.at] = self._cost(numbers[of.at], of, mean, scale)
-        return bits, dispersion
+            self._pay(cost, numbers[of.at], of, mean, scale)
+        return cost
 
-    def _cost(self, values: Tensor, of: Prediction, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def _pay(self, cost: Cost, values: Tensor, of: Prediction, mean: Tensor, scale: Tensor) -> None:
         bound = self.codec.rate_model.bound
-        mean = (of.mean + mean).clamp(-bound, bound)
-        scale = (of.scale + scale).clamp(0, SCALES - 1)
-        bits = table_bits(values, mean, scale, bound)
+        mean = bounded(of.mean + mean, -bound, bound)
+        scale = bounded(of.scale + scale, 0, SCALES - 1)
+        cost.given[of.at] = table_bits(values, mean, scale, bound)
+        cost.own[of.at] = table_bits(values, of.mean, of.scale, bound)
         with torch.no_grad():
             every = torch.arange(-bound, bound + 1, device=values.device).view(-1, 1, 1, 1, 1)
-            cost = table_bits(every, mean[None], scale[None], bound)
-            mass = torch.exp2(-cost)
+            bits = table_bits(every, mean[None], scale[None], bound)
+            mass = torch.exp2(-bits)
             mass /= mass.sum(0)
-            entropy = (mass * cost).sum(0)
-            dispersion = (mass * (cost - entropy).square()).sum(0)
-        return bits, dispersion
+            entropy = (mass * bits).sum(0)
+            cost.entropy[of.at] = entropy
+            cost.dispersion[of.at] = (mass * (bits - entropy).square()).sum(0)
 
     def _corrections(self, numbers: Tensor, side: Tensor, level: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """Of mean and scale, [B, C, h, w] each, from the groups before `name`."""
