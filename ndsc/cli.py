@@ -181,7 +181,7 @@ def evaluate(
     table = Table(
         title=f"{result.pairs} pairs, {result.protocol}, side information: {result.side_information}"
         + (f", {late} pairs late" if late else "")
-        + (f", {rows} rows lower" if rows else "")
+        + (f", moved down by {rows} rows" if rows else "")
     )
     for heading in (
         "rate",

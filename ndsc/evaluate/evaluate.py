@@ -137,7 +137,8 @@ def evaluate(
             column, at the bottom and right to the size of the source where the two differ. "black" is a camera
             that sees nothing.
         late: the side information is that of so many pairs before, for folders whose pairs follow in time: a
-            camera that hangs. The first `late` pairs of all are not measured.
+            camera that hangs. The first `late` pairs of each folder are not measured; nor are they with "none",
+            so that the two compare.
         rows: the side information is moved down by so many rows after the protocol, up where it is negative, and
             its edge row repeated: a rig that is not rectified.
         options: where the networks run.
@@ -148,11 +149,13 @@ def evaluate(
     Encode and decode times come after one warm-up of both networks at the size of the first frame.
 
     Raises:
-        PairsError: no folder, a folder without complete pairs, "wrong" with a single pair, or no more than `late`.
+        PairsError: no folder, a folder without complete pairs or with no more than `late`, or "wrong" with a
+            single pair.
         GeometryError: a frame too small for the protocol or too large for the bundle, or a right frame of
             another size than its left one; the message names the file.
         ImageError: a file is not a readable image.
-        ValueError: no such protocol or kind of side information, or `late` below 0.
+        ValueError: no such protocol or kind of side information, `late` below 0, or `late` or `rows` with a kind
+            that they change nothing of.
         BundleError, ProviderError: the bundle cannot run (see `FrameEncoder`).
     """
     if protocol not in PROTOCOLS:
@@ -161,21 +164,30 @@ def evaluate(
         raise ValueError(f"no side information {side_information!r}; there is right, none, wrong, black")
     if late < 0:
         raise ValueError(f"side information cannot be {late} pairs late")
-    pairs = [pair for directory in directories for pair in list_pairs(directory)]
+    if (late and side_information in ("wrong", "black")) or (rows and side_information in ("none", "black")):
+        raise ValueError(f"side information that is {side_information} cannot be late or moved")
+    folders = [list_pairs(directory) for directory in directories]
+    pairs = [pair for folder in folders for pair in folder]
     if not pairs:
         raise PairsError("no folder of pairs to evaluate; give at least one")
     if side_information == "wrong" and len(pairs) < 2:
         raise PairsError("wrong side information comes from another pair; give at least two pairs")
-    if len(pairs) <= late:
-        raise PairsError(f"side information of {late} pairs before needs more than {late} pairs")
+    if any(len(folder) <= late for folder in folders):
+        raise PairsError(
+            f"side information of {late} pairs before needs more than {late} pairs in each folder"
+        )
 
     bench = _Bench(FrameEncoder(bundle, options), FrameDecoder(bundle, options), frame_bytes)
     levels = range(bundle.rate_level_count)
     results: list[list[ImageResult]] = [[] for _ in levels]
-    measured = pairs[late:]
-    for i, pair in enumerate(measured):
+    measured = [
+        (pair, earlier) for folder in folders for pair, earlier in zip(folder[late:], folder, strict=False)
+    ]
+    for i, (pair, earlier) in enumerate(measured):
         source = _load(pair.left, PROTOCOLS[protocol])
-        side = _load_side(pairs, i, i + late, source, side_information, PROTOCOLS[protocol])
+        if side_information == "wrong":
+            earlier = pairs[(i + len(pairs) // 2) % len(pairs)]
+        side = _load_side(earlier, source, side_information, PROTOCOLS[protocol])
         side = side if side is None else _moved(side, rows)
         try:
             if i == 0:
@@ -244,23 +256,15 @@ def _load(path: Path, protocol: Protocol) -> Frame:
         raise GeometryError(f"{path}: {error}") from error
 
 
-def _load_side(
-    pairs: Sequence[PairPaths],
-    i: int,
-    of_source: int,
-    source: Frame,
-    mode: SideInformation,
-    protocol: Protocol,
-) -> Frame | None:
-    """Side information of pair `i`, for the source of pair `of_source`."""
+def _load_side(pair: PairPaths, source: Frame, mode: SideInformation, protocol: Protocol) -> Frame | None:
+    """What the decoder sees: the right frame of `pair`, at the size of `source`."""
     if mode == "none":
         return None
     if mode == "black":
         return np.zeros_like(source)
-    if mode == "wrong":
-        return _fit(_load(pairs[(of_source + len(pairs) // 2) % len(pairs)].right, protocol), source)
-    side = _load(pairs[i].right, protocol)
-    return side if i == of_source else _fit(side, source)
+    side = _load(pair.right, protocol)
+    # The pair's own is as it is: if it has another size, the decoder says so.
+    return _fit(side, source) if mode == "wrong" else side
 
 
 def _moved(side: Frame, rows: int) -> Frame:

@@ -37,13 +37,13 @@ START_TIMEOUT_S: Final = 60.0
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and report."""
     parser = arguments("speed", __doc__)
-    parser.add_argument("--frames", type=int, default=150, help="of the running node")
+    parser.add_argument("--frames", type=int, default=150, help="of the running node, more than 10")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds over the pictures")
     chosen = parser.parse_args(argv)
     left, right = (content.drive(view, WIDTH, HEIGHT) for view in ("left", "right"))
     bundle = Bundle.load(default_bundle_path())
     report: dict[str, Any] = {"width": WIDTH, "height": HEIGHT, "rate_level": bundle.default_rate_level}
-    for cores in (1, 2):
+    for cores in (1, 2)[: len(os.sched_getaffinity(0))]:
         report[f"codec_on_{cores}"] = codec(bundle, left, right, cores, chosen.repeats)
         print(f"on {cores}: {report[f'codec_on_{cores}']}", flush=True)
     report["ordinary_on_1"] = ordinary(left, quality(bundle, left[0], right[0]), chosen.repeats)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def on_cores(count: int) -> Iterator[None]:
-    """Hold this process to its first `count` cores. Raises ValueError when it has fewer."""
+    """Hold this thread, and those it starts, to the first `count` cores. Raises ValueError for want of them."""
     own = os.sched_getaffinity(0)
     if len(own) < count:
         raise ValueError(f"this process may use {len(own)} cores, not {count}")

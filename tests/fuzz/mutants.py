@@ -168,8 +168,9 @@ class Mutator:
         self._seed = seed
         self._damages = list(DAMAGES)
         self._damage_weights = [often for _, often in DAMAGES.values()]
-        # Level 0 takes the least time and says the most: each further level takes half as many.
-        self._level_weights = [2.0**-level for level in range(pool.levels)]
+        # Of residual stages level 0 takes the least time and says the most: each further level takes half as many.
+        by_level = pool.bundle.prior.rate_levels is not None
+        self._level_weights = [1.0 if by_level else 2.0**-level for level in range(pool.levels)]
         geometry = pool.bundle.geometry
         side = max(1, min(geometry.max_side // geometry.stride, 1024))
         self._largest_grid = Grid(side, max(1, min(side, geometry.max_pixels // geometry.stride**2 // side)))

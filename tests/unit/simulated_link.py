@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from encoder_service.rate_control import RateController
 
-# Bytes of a Frame message at levels 0, 1, 2 of the default bundle: means over 120 s of the synthetic drive, six
-# seeds, 256x128 (payloads 310, 678 and 1069; from one frame to the next they differ by 1 %).
 SIZES = (322, 690, 1081)
+"""Bytes of a Frame message at the three levels of a codec of residual stages: means over 120 s of the synthetic
+drive, six seeds, 256x128; from one frame to the next they differ by 1 %."""
+CLOSE_SIZES = (171, 208, 256, 318, 411, 543, 721, 917)
+"""The same of the default bundle's eight levels, over 18 frames of three seeds."""
 
 
 @dataclass
@@ -24,9 +26,12 @@ class Camera:
     noise: float = 0.05
     """Each frame's size differs by up to this share."""
     random: random.Random = field(default_factory=lambda: random.Random(3))
+    sizes: Sequence[int] = SIZES
 
     def size(self, level: int, now_s: float) -> int:
-        return round(SIZES[level] * self.content(now_s) * (1 + self.random.uniform(-self.noise, self.noise)))
+        return round(
+            self.sizes[level] * self.content(now_s) * (1 + self.random.uniform(-self.noise, self.noise))
+        )
 
 
 @dataclass(frozen=True)

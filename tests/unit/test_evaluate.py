@@ -219,6 +219,17 @@ def test_late_side_information_is_that_of_pairs_before(
         assert np.array_equal(side, read_image(pair.right))  # type: ignore[arg-type]
 
 
+def test_late_side_information_stays_in_its_folder(
+    tiny_bundle: Bundle, tmp_path: Path, sides_seen: list[Frame | None]
+) -> None:
+    folders = [make_pairs(tmp_path / name, *[(16, 24)] * 3, seed=seed) for seed, name in enumerate("ab")]
+    result = evaluate(tiny_bundle, folders, frame_bytes=payload_bytes, late=1)
+    assert result.pairs == 4
+    expected = [pair for folder in folders for pair in list_pairs(folder)[:2]]
+    for side, pair in zip(sides_by_pair(sides_seen, tiny_bundle), expected, strict=True):
+        assert np.array_equal(side, read_image(pair.right))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("rows", [3, -3])
 def test_side_information_is_moved_by_rows(
     rows: int, tiny_bundle: Bundle, tmp_path: Path, sides_seen: list[Frame | None]
@@ -327,6 +338,10 @@ def with_more_delay_than_pairs(directory: Path) -> dict[str, Any]:
     return {"directories": [make_pairs(directory, (16, 16))], "late": 1}
 
 
+def with_a_late_black(directory: Path) -> dict[str, Any]:
+    return {"directories": [make_pairs(directory, *[(16, 16)] * 2)], "side_information": "black", "late": 1}
+
+
 def with_a_delay_below_zero(directory: Path) -> dict[str, Any]:
     return {"directories": [make_pairs(directory, (16, 16))], "late": -1}
 
@@ -346,6 +361,7 @@ def with_unknown_side_information(directory: Path) -> dict[str, Any]:
         (with_a_file_that_is_no_image, ImageError, "left/0.png"),
         (with_an_unknown_protocol, ValueError, "kitti128, native"),
         (with_more_delay_than_pairs, PairsError, "more than 1 pairs"),
+        (with_a_late_black, ValueError, "black cannot be late"),
         (with_a_delay_below_zero, ValueError, "-1 pairs late"),
         (with_unknown_side_information, ValueError, "right, none, wrong, black"),
     ],

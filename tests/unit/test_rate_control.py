@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from encoder_service.link_rate import FIRST_BYTES_PER_S, LEAST_BYTES_PER_S, LinkRate
 from encoder_service.rate_control import FixedLevel, FollowLink, FrameSizes, Rate, RateController, TargetRate
-from tests.unit.simulated_link import SIZES, Camera, Decoded, Link, Sent, stream
+from tests.unit.simulated_link import CLOSE_SIZES, SIZES, Camera, Decoded, Link, Sent, stream
 
 WINDOW_S = 10.0
 SETTLING_S = 2.0
 
 
-def kbps_of(level: float, fps: float) -> float:
+def kbps_of(level: float, fps: float, sizes: Sequence[int] = SIZES) -> float:
     """What the synthetic drive takes at a level, or between two."""
-    low, high = SIZES[math.floor(level)], SIZES[math.ceil(level)]
+    low, high = sizes[math.floor(level)], sizes[math.ceil(level)]
     return (low + (high - low) * (level % 1)) * fps * 8 / 1000
 
 
@@ -54,6 +54,20 @@ def test_targets_within_the_levels_are_held(fps: float, level: float, noise: flo
     sent = stream(RateController(3, TargetRate(kbps)), Camera(lambda t: fps, noise=noise), 40)
     assert worst_deviation(sent, kbps, SETTLING_S, 40) < 0.05
     assert longest_queue_s(sent, kbps) < 1
+
+
+@pytest.mark.parametrize("fps", [5.0, 10.0, 30.0])
+@pytest.mark.parametrize("level", [0.02, 0.5, 1.3, 3.7, 5.5, 6.98])
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.3])
+def test_targets_are_held_with_levels_close_to_one_another(fps: float, level: float, noise: float) -> None:
+    kbps = kbps_of(level, fps, CLOSE_SIZES)
+    camera = Camera(lambda t: fps, noise=noise, sizes=CLOSE_SIZES)
+    sent = stream(RateController(len(CLOSE_SIZES), TargetRate(kbps)), camera, 40)
+    assert worst_deviation(sent, kbps, SETTLING_S, 40) < 0.05
+    assert longest_queue_s(sent, kbps) < 1
+    if noise == 0:  # what a frame costs more or less may move the next one by a level
+        levels = {f.level for f in sent if f.at_s > SETTLING_S}
+        assert math.floor(level) - 1 <= min(levels) <= max(levels) <= math.ceil(level) + 1
 
 
 @pytest.mark.parametrize("level", [0.25, 0.5, 1.3, 1.7])

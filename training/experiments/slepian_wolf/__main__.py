@@ -125,7 +125,7 @@ def ratio(
 def table(measured: dict[str, Measured], pixels: int) -> list[Row]:
     """A row for each rate level, in shares of the codec's own bits but for `y_alone`.
 
-    `given_y` and `control` are what the two models need: no less than H(Z|Y) and H(Z), and longer training may find
+    `given_y` and `control` are what the two models need: no less than H(Z|Y) and H(Z); longer training may find
     less. `y_alone` is the one over the other: what y tells beyond a larger network. `_low` and `_high` are 95 %
     intervals over frames. `calibration` is realised over expected bits of the model with y.
     """
