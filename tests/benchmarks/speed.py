@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"ordinary codecs: {report['ordinary_on_1']}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         pictures = content.write_folder(Path(name, "pictures"), left)
-        runs = [
-            asyncio.run(node(pictures, Path(name, str(run)), chosen.frames)) for run in range(chosen.runs)
-        ]
+        folders = [Path(name, str(run)) for run in range(chosen.runs)]
+        for folder in folders:
+            folder.mkdir()
+        runs = [asyncio.run(node(pictures, folder, chosen.frames)) for folder in folders]
     report["node_on_all"] = {name: spread(run[name] for run in runs) for name in runs[0]}
     print(f"node: {report['node_on_all']}", flush=True)
     write_report(chosen.output, report)
