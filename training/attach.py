@@ -14,6 +14,7 @@ import typer
 from ndsc.codec.bundle import Bundle, write_bundle
 from ndsc.codec.errors import BundleError, NdscError
 from training import prior
+from training.indices import residual_bundle
 
 
 def attach(bundle: Bundle, directory: Path, output: Path) -> Bundle:
@@ -21,10 +22,6 @@ def attach(bundle: Bundle, directory: Path, output: Path) -> Bundle:
 
     Raises BundleError when the prior is for other codebooks or cannot be exported, and OSError.
     """
-    if bundle.prior.rate_levels is not None:
-        raise BundleError(
-            "the bundle's prior was trained with its codec; only one of residual stages is replaced"
-        )
     model, order = prior.load(directory)
     exported = model.export(order)
     if exported.codebook_sizes != bundle.prior.codebook_sizes:
@@ -60,7 +57,7 @@ def main(
     ],
 ) -> None:
     """Write a bundle with another latent prior."""
-    attached = attach(Bundle.load(bundle), directory, output)
+    attached = attach(residual_bundle(bundle), directory, output)
     print(f"{output}: bundle {attached.bundle_id[:16]}, bitstream {attached.bitstream_id.hex()}")
 
 

@@ -153,7 +153,7 @@ def draw_window(
 
 
 def zoomed(window: Window, rng: np.random.Generator) -> Window:
-    """A part of `window`, up to a third smaller and off its middle.
+    """A part of `window`, up to a quarter smaller and anywhere in it.
 
     What a camera that drives forward sees of `window` a second later is nearly that.
     """

@@ -40,7 +40,7 @@ from training.config import (
 from training.data import Frame, TrainingData, fingerprint, load_pairs, render_drives
 from training.ranks import Ranks, RanksError
 from training.run import PendingLoss, Run, StepLoss, TrainingError, pick_device, train
-from training.validation import count_indices, validate, validation_view
+from training.validation import count_indices, validate, validation_views
 
 DRIVES_SEED = 1000
 """Training drives start here; the demo's drive (seed 0) is never among them."""
@@ -246,9 +246,7 @@ def main(
     console = Console(stderr=True, quiet=ranks.rank > 0)
     with console.status("reading pairs") as status:
         loaded = load_pairs(pairs or [], status.update)
-        val_frames = [
-            (validation_view(p.left), validation_view(p.right)) for p in load_pairs(val_pairs or [])
-        ]
+        val_frames = validation_views(load_pairs(val_pairs or []))
         rendered = []
         if config.synthetic_share > 0:
             with ranks.local_first():

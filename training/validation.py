@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ndsc.evaluate.protocols import CROP_HEIGHT, CROP_WIDTH, kitti128
 from training.checkpoint import Checkpoint
-from training.data import Frame, TrainingData
+from training.data import Frame, Pair, TrainingData
 from training.model import ConditionalVQVAE
 from training.scalar_codec import Codec
 
@@ -22,6 +23,11 @@ def validation_view(frame: Frame) -> Frame:
     if height >= CROP_HEIGHT and width >= CROP_WIDTH:
         return kitti128(frame)
     return frame[: max(32, height // 32 * 32), : max(32, width // 32 * 32)]
+
+
+def validation_views(pairs: Sequence[Pair]) -> list[tuple[Frame, Frame]]:
+    """Left and right view of each pair."""
+    return [(validation_view(pair.left), validation_view(pair.right)) for pair in pairs]
 
 
 @torch.no_grad()

@@ -149,13 +149,12 @@ def evaluate(
     Encode and decode times come after one warm-up of both networks at the size of the first frame.
 
     Raises:
-        PairsError: no folder, a folder without complete pairs or with no more than `late`, or "wrong" with a
-            single pair.
+        PairsError: no folder, a folder without complete pairs or with no more than `late`, "wrong" with a
+            single pair, or `late` or `rows` with a kind that they change nothing of.
         GeometryError: a frame too small for the protocol or too large for the bundle, or a right frame of
             another size than its left one; the message names the file.
         ImageError: a file is not a readable image.
-        ValueError: no such protocol or kind of side information, `late` below 0, or `late` or `rows` with a kind
-            that they change nothing of.
+        ValueError: no such protocol or kind of side information, or `late` below 0.
         BundleError, ProviderError: the bundle cannot run (see `FrameEncoder`).
     """
     if protocol not in PROTOCOLS:
@@ -165,7 +164,9 @@ def evaluate(
     if late < 0:
         raise ValueError(f"side information cannot be {late} pairs late")
     if (late and side_information in ("wrong", "black")) or (rows and side_information in ("none", "black")):
-        raise ValueError(f"side information that is {side_information} cannot be late or moved")
+        raise PairsError(
+            f"side information that is {side_information} cannot be {'late' if late else 'moved'}; leave it out"
+        )
     folders = [list_pairs(directory) for directory in directories]
     pairs = [pair for folder in folders for pair in folder]
     if not pairs:

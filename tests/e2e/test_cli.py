@@ -118,6 +118,10 @@ def bad_inputs(pairs: Path, frame_file: Path, tmp_path: Path) -> dict[str, tuple
         "unknown suffix": (["decode", str(frame_file), "-o", str(tmp_path / "out.xyz")], ".xyz"),
         "no pairs": (["evaluate", "--pairs", str(tmp_path / "empty")], "left"),
         "missing partner": (["evaluate", "--pairs", str(tmp_path / "lonely")], "b"),
+        "a delay that delays nothing": (
+            ["evaluate", "--pairs", str(pairs), "--side-information", "black", "--late", "1"],
+            "cannot be late",
+        ),
         "too small for the protocol": (["evaluate", "--pairs", str(pairs)], "256"),
         "demo without pairs": (["demo", "--pairs", str(tmp_path / "empty")], "left"),
         "nobody there": (["health", "127.0.0.1:9"], "127.0.0.1:9"),
@@ -138,6 +142,7 @@ CASES = [
     "unknown suffix",
     "no pairs",
     "missing partner",
+    "a delay that delays nothing",
     "too small for the protocol",
     "demo without pairs",
     "nobody there",

@@ -109,14 +109,14 @@ def _network_bytes(bitstream: Bitstream, rate_level: int, grid: Grid) -> int:
             channels[name] = channels.get(name, 0) + width
     total = 0
     if isinstance(prior, ScalarPrior):
-        for cells in GROUPS[1:]:
-            known = len(cells.known) * prior.planes
-            total += 8 * (channels[cells.name] + known) * _padded_positions(grid) // cells.side**2
+        for phases in GROUPS[1:]:
+            known = len(phases.known) * prior.planes
+            total += 8 * (channels[phases.name] + known) * _padded_positions(grid) // phases.side**2
         return total
     for s, stage in enumerate(prior.stages[: bitstream.stages_sent(rate_level)]):
         for g, group in enumerate(stage.groups):
-            own = _padded_positions(grid) >> 2 + 2 * group.scale
-            total += 8 * channels.get(pass_name(s, g), 0) * own * len(group.phases)
+            cells = _padded_positions(grid) >> 2 + 2 * group.scale
+            total += 8 * channels.get(pass_name(s, g), 0) * cells * len(group.phases)
     return total
 
 

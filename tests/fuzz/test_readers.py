@@ -81,26 +81,21 @@ def read_static(data: bytes) -> StaticPrior | None:
     return prior
 
 
-def read_context(data: bytes, network: bytes) -> ContextPrior | None:
+def read_context(data: bytes, network: bytes) -> LatentPrior | None:
+    return read_networked(ContextPrior.from_files, data, network)
+
+
+def read_planes(data: bytes, network: bytes = PLANES_NETWORK) -> LatentPrior | None:
+    return read_networked(ScalarPrior, data, network)
+
+
+def read_networked(
+    read: Callable[[bytes, bytes], LatentPrior], data: bytes, network: bytes
+) -> LatentPrior | None:
     """The prior; it works or its session refuses the network. None where it was refused."""
     with bounded(len(data) + len(network)):
         try:
-            prior = ContextPrior.from_files(data, network)
-        except BundleError as error:
-            one_line(error)
-            return None
-    try:
-        works(prior)
-    except (BundleError, ProviderError) as error:
-        one_line(error)
-    return prior
-
-
-def read_planes(data: bytes, network: bytes = PLANES_NETWORK) -> ScalarPrior | None:
-    """The same of planes."""
-    with bounded(len(data) + len(network)):
-        try:
-            prior = ScalarPrior(data, network)
+            prior = read(data, network)
         except BundleError as error:
             one_line(error)
             return None

@@ -116,7 +116,7 @@ def test_a_finished_run_is_taken_as_it_is_and_another_s_is_not(drives: list[Pair
     again = train_variant(whole, 0, dials, drives, tmp_path, advance, device=torch.device("cpu"))
     assert steps == [1, 2]
     view = drives[0].left[:128, :256], drives[0].right[:128, :256]
-    curves = [measure(trained, [view], "right", WHOLE) for trained in (first, again)]
+    curves = [measure(trained, [view], WHOLE)["right"] for trained in (first, again)]
     assert np.array_equal(curves[0].bpp, curves[1].bpp)
     assert np.array_equal(curves[0].quality, curves[1].quality)
     with pytest.raises(CheckpointError, match="other settings"):

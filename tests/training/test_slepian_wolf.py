@@ -10,7 +10,7 @@ from torch import Tensor
 from ndsc.codec.scalar_prior import GROUPS
 from training.config import ModelConfig, ScalarConfig
 from training.experiments.slepian_wolf.__main__ import ratio
-from training.experiments.slepian_wolf.lengths import FAILURE, LATE, price
+from training.experiments.slepian_wolf.lengths import FAILURE, LOST, price
 from training.experiments.slepian_wolf.network import ConditionalRate
 from training.scalar import phase_slices
 from training.scalar_codec import ScalarCodec
@@ -116,4 +116,4 @@ def test_the_price_of_a_length() -> None:
     spread = price(bits, given, given, np.full(200, 100.0))
     assert spread.finite == pytest.approx(0.825 + 10 * 3.0902 / 1000, abs=1e-5)
     assert spread.blind == flat.blind  # what was realised already holds the noise
-    assert (FAILURE, LATE) == (1e-3, 0.05)
+    assert (FAILURE, LOST) == (1e-3, 0.05)

@@ -361,7 +361,7 @@ def with_unknown_side_information(directory: Path) -> dict[str, Any]:
         (with_a_file_that_is_no_image, ImageError, "left/0.png"),
         (with_an_unknown_protocol, ValueError, "kitti128, native"),
         (with_more_delay_than_pairs, PairsError, "more than 1 pairs"),
-        (with_a_late_black, ValueError, "black cannot be late"),
+        (with_a_late_black, PairsError, "black cannot be late"),
         (with_a_delay_below_zero, ValueError, "-1 pairs late"),
         (with_unknown_side_information, ValueError, "right, none, wrong, black"),
     ],

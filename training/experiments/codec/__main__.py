@@ -14,7 +14,7 @@ from ndsc.codec.frames import Frame
 from training.config import Precision
 from training.data import Pair, load_pairs, render_drives
 from training.experiments.codec import figures
-from training.experiments.codec.measured import Kind, mean_of, measure
+from training.experiments.codec.measured import KINDS, Kind, mean_of, measure
 from training.experiments.codec.trained import Trained, train_variant
 from training.experiments.codec.variants import SMOKE, Dials, variants
 from training.experiments.recipe import (
@@ -27,9 +27,7 @@ from training.experiments.recipe import (
     use_threads,
 )
 from training.report.bd_rate import Curve
-from training.validation import validation_view
-
-KINDS: tuple[Kind, ...] = ("right", "none", "wrong")
+from training.validation import validation_views
 
 
 def main(
@@ -87,9 +85,9 @@ def main(
                     )
                 )
             if not only:
+                measured = [measure(one, held_out, variant.name) for one in found]
                 for kind in KINDS:
-                    measured = [measure(one, held_out, kind, variant.name) for one in found]
-                    curves[variant.name, kind] = mean_of(measured, variant.name)
+                    curves[variant.name, kind] = mean_of([one[kind] for one in measured], variant.name)
                 seconds[variant.name] = sum(one.seconds for one in found)
     if only:
         return
@@ -108,14 +106,11 @@ def main(
 def _pairs(stereo: Path | None, *, smoke: bool) -> tuple[list[Pair], list[tuple[Frame, Frame]]]:
     """Training pairs, and views of the held-out ones."""
     if smoke:
-        drives = render_drives(3, seed=5)
-        return drives[:2], [(drives[2].left, drives[2].right)]
+        drives = render_drives(4, seed=5)
+        return drives[:2], validation_views(drives[2:])
     if stereo is None:
         raise RecipeError("give --stereo with train/ and val/, or --smoke")
-    held_out = load_pairs([stereo / "val"])
-    return load_pairs([stereo / "train"]), [
-        (validation_view(pair.left), validation_view(pair.right)) for pair in held_out
-    ]
+    return load_pairs([stereo / "train"]), validation_views(load_pairs([stereo / "val"]))
 
 
 def _smoke_rows(curves: figures.Curves) -> list[Row]:

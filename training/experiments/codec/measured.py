@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,26 +20,25 @@ from training.report.bd_rate import Curve, front
 
 Kind = Literal["right", "none", "wrong"]
 """What the decoder sees; a wrong y is the one of the next pair."""
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
 @torch.no_grad()
-def measure(trained: Trained, pairs: Sequence[tuple[Frame, Frame]], kind: Kind, name: str) -> Curve:
-    """Code every left frame uint8 [H, W, 3] (whole strides a side) at every level, and decode it from the bytes.
+def measure(trained: Trained, pairs: Sequence[tuple[Frame, Frame]], name: str) -> dict[Kind, Curve]:
+    """Code every left frame uint8 [H, W, 3] (whole strides a side) at every level; decode the bytes with each y.
 
     Rates count the payload, checksum included; quality is PSNR of 8-bit output, dB. Raises RecipeError when a
     payload does not give its indices back.
     """
     model = trained.model
     encoder, decoder = EncoderGraph(model), DecoderGraph(model)
-    rates, qualities = [], []
-    rights = [right for _, right in pairs]
-    if kind == "wrong":
-        rights = [*rights[1:], rights[0]]
-    for (left, _), right in zip(pairs, rights, strict=True):
-        x, y = (torch.from_numpy(to_float(frame))[None] for frame in (left, right))
-        present = torch.tensor([float(kind != "none")])
-        rate, quality = [], []
-        for level in range(model.config.levels):
+    levels = range(model.config.levels)
+    rates = np.empty((len(pairs), len(levels)))
+    qualities = {kind: np.empty_like(rates) for kind in KINDS}
+    for i, (left, right) in enumerate(pairs):
+        seen = {"right": right, "none": right, "wrong": pairs[(i + 1) % len(pairs)][1]}
+        x = torch.from_numpy(to_float(left))[None]
+        for level in levels:
             at = torch.tensor([level])
             indices = encoder(x, at)[0].numpy()
             sent = len(indices) if model.config.quantizer == "scalar" else level + 1
@@ -49,12 +48,14 @@ def measure(trained: Trained, pairs: Sequence[tuple[Frame, Frame]], kind: Kind, 
             received[:sent] = trained.prior.decode(coded, sent, height, width, level)
             if not np.array_equal(received[:sent], indices[:sent]):
                 raise RecipeError(f"{name}: a payload does not give its indices back")
-            output = decoder(torch.from_numpy(received)[None], at, y, present)[0].numpy()
-            rate.append(8 * (len(coded) + PAYLOAD_CRC_BYTES) / (left.shape[0] * left.shape[1]))
-            quality.append(psnr(left, to_uint8(output)))
-        rates.append(rate)
-        qualities.append(quality)
-    return Curve(name, tuple(str(i) for i in range(len(pairs))), np.array(rates), np.array(qualities))
+            rates[i, level] = 8 * (len(coded) + PAYLOAD_CRC_BYTES) / (left.shape[0] * left.shape[1])
+            for kind in KINDS:
+                y = torch.from_numpy(to_float(seen[kind]))[None]
+                present = torch.tensor([float(kind != "none")])
+                output = decoder(torch.from_numpy(received)[None], at, y, present)[0].numpy()
+                qualities[kind][i, level] = psnr(left, to_uint8(output))
+    images = tuple(str(i) for i in range(len(pairs)))
+    return {kind: Curve(name, images, rates, quality) for kind, quality in qualities.items()}
 
 
 def mean_of(curves: Sequence[Curve], name: str) -> Curve:

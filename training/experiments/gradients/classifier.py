@@ -2,7 +2,7 @@
 
     28 x 28 ── four 3x3 stride-2 convolutions of 3 channels, GELU after each ── 2 x 2 x 3 ── linear ── 10
 
-Runs lie along the groups of a grouped convolution: on a CPU this is several times faster than one run at a time.
+Runs lie along the batch of products of matrices: on a CPU this is several times faster than one run at a time.
 """
 
 from __future__ import annotations

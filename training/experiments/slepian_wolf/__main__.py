@@ -17,7 +17,7 @@ from rich.progress import Progress
 from ndsc.codec.frames import Frame, to_float
 from training.checkpoint import Checkpoint
 from training.config import ModelConfig, ScalarConfig, TrainConfig
-from training.data import Pair, TrainingData, load_pairs, render_drives
+from training.data import TrainingData, load_pairs, render_drives
 from training.experiments.recipe import (
     RecipeError,
     Results,
@@ -27,11 +27,11 @@ from training.experiments.recipe import (
     run,
     use_threads,
 )
-from training.experiments.slepian_wolf.lengths import FAILURE, LATE, price
+from training.experiments.slepian_wolf.lengths import FAILURE, LOST, price
 from training.experiments.slepian_wolf.network import ConditionalRate
 from training.plotting import COLOURS, new_figure, save_figure
 from training.scalar_codec import ScalarCodec, build
-from training.validation import validation_view
+from training.validation import validation_views
 
 WITH, WITHOUT = "y", "control"
 """What is trained: a model that sees y; the same one, with as many steps, that does not."""
@@ -63,7 +63,7 @@ class Measured:
 
 
 def fit(
-    codec: ScalarCodec, data: TrainingData, dials: Dials, *, sees_y: bool, advance: Progress, name: str
+    codec: ScalarCodec, data: TrainingData, dials: Dials, *, sees_y: bool, progress: Progress, name: str
 ) -> ConditionalRate:
     """Train the correction on the frozen codec's indices, for the mean of H(Z|Y) / H(Z)."""
     torch.manual_seed(dials.seed)
@@ -79,7 +79,7 @@ def fit(
         synthetic_share=0.0 if data.pair_count else 1.0,
         seed=dials.seed,
     )
-    task = advance.add_task(name, total=dials.steps)
+    task = progress.add_task(name, total=dials.steps)
     for step in range(dials.steps):
         batch = data.batch(config, codec.config.levels, step)
         numbers = model.indices(batch.source, batch.level)
@@ -93,7 +93,7 @@ def fit(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
-        advance.update(task, completed=step + 1, description=f"{name}: {float(loss.detach()):.3f}")
+        progress.update(task, completed=step + 1, description=f"{name}: {float(loss.detach()):.3f}")
     return model.eval()
 
 
@@ -164,7 +164,7 @@ def plot(rows: list[Row], output: Path) -> None:
         "control": "control: as much network, no y",
         "given_y": "given y: H(Z|Y) or more",
         "one_frame_a_block": f"one frame a block, {FAILURE:g} of them lost",
-        "encoder_sees_x_alone": f"the encoder sees x alone, {LATE:g} of the frames lost",
+        "encoder_sees_x_alone": f"the encoder sees x alone, {LOST:g} of the frames lost",
     }
     for i, (column, label) in enumerate(lines.items()):
         axes.plot(rates, [float(row[column] or 0) for row in rows], marker="o", color=COLOURS[i], label=label)
@@ -206,11 +206,11 @@ def main(
         )
         drives = render_drives(3, seed=5)
         data = TrainingData([], drives[:2], place)
-        held_out = _views(drives[2:])
+        held_out = validation_views(drives[2:])
     elif pairs and test_pairs:
         codec = Checkpoint.load(model).averaged_model()
         data = TrainingData(load_pairs(pairs), [], place)
-        held_out = _views(load_pairs(test_pairs))
+        held_out = validation_views(load_pairs(test_pairs))
     else:
         raise RecipeError("give --pairs and --test-pairs, or --smoke")
     if not isinstance(codec, ScalarCodec):
@@ -219,23 +219,19 @@ def main(
     measured: dict[str, Measured] = {}
     with Progress(console=Console(stderr=True)) as progress:
         for name in (WITH, WITHOUT):
-            fitted = fit(codec, data, dials, sees_y=name == WITH, advance=progress, name=name).cpu()
+            fitted = fit(codec, data, dials, sees_y=name == WITH, progress=progress, name=name).cpu()
             measured[name] = measure(fitted, held_out, sees_y=name == WITH)
     height, width = held_out[0][0].shape[:2]
     rows = table(measured, height * width)
     notes = [
         f"{len(held_out)} frames; ratios to the bits of the codec's own rate model on the same indices",
         f"blocks: normal approximation, {FAILURE:g} of the frames lost",
-        f"an encoder that sees x alone: H(Z) times the largest share that all but {LATE:g} of the frames needed",
+        f"an encoder that sees x alone: H(Z) times the largest share that all but {LOST:g} of the frames needed",
     ]
     settings = asdict(dials) | {"weights": "untrained" if smoke else model.name}
     Results("slepian_wolf", settings, smoke, device, rows, notes, perf_counter() - started).save(output)
     plot(rows, output / "plot")
     print(markdown_table(rows))
-
-
-def _views(pairs: list[Pair]) -> list[tuple[Frame, Frame]]:
-    return [(validation_view(pair.left), validation_view(pair.right)) for pair in pairs]
 
 
 if __name__ == "__main__":

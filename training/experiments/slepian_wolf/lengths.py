@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 FAILURE: Final = 1e-3
 """Share of frames that may fail to decode where each frame's own H(Z|Y) is known."""
-LATE: Final = 0.05
+LOST: Final = 0.05
 """The same where it is not: with some tens of frames no smaller share can be measured."""
 
 
@@ -22,7 +22,7 @@ class Price:
     finite: float
     """Σ H(Z|Y) and the normal approximation's surplus for one frame a block at `FAILURE`, each frame's known."""
     blind: float
-    """What an encoder must send who sees x alone, so that all but `LATE` of the frames decode: its own H(Z) times
+    """What an encoder must send who sees x alone, so that all but `LOST` of the frames decode: its own H(Z) times
     the largest share of H(Z) that such frames turned out to need."""
 
 
@@ -39,4 +39,4 @@ def price(
     information exceeds it, so its price is a percentile of that alone.
     """
     finite = entropy + np.sqrt(dispersion) * norm.isf(FAILURE)
-    return Price(float(finite.sum() / bits.sum()), float(np.percentile(given / bits, 100 * (1 - LATE))))
+    return Price(float(finite.sum() / bits.sum()), float(np.percentile(given / bits, 100 * (1 - LOST))))
