@@ -157,7 +157,7 @@ def zoomed(window: Window, rng: np.random.Generator) -> Window:
 
     What a camera that drives forward sees of `window` a second later is nearly that.
     """
-    scale = np.exp(-rng.uniform(0.05, 0.3))
+    scale = np.exp(-rng.uniform(0.02, 0.3))
     height, width = max(1, round(window.height * scale)), max(1, round(window.width * scale))
     top = window.top + int(rng.integers(window.height - height + 1))
     left = window.left + int(rng.integers(window.width - width + 1))

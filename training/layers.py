@@ -1,7 +1,8 @@
-"""The two convolutions that the codec is made of.
+"""The convolutions that the codec is made of.
 
 Depthwise    whose gradients are fast on a CPU too
 Pointwise    1x1, its weights a matrix: optimizers that work on matrices take it as it is
+Patches      a frame's square patches, each to one position
 """
 
 from __future__ import annotations
@@ -68,3 +69,22 @@ class Pointwise(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """The same linear map at every position."""
         return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class Patches(Pointwise):
+    """Square patches of a frame, less mid-grey, each to one position: [B, I, H, W] → [B, O, H/size, W/size].
+
+    The same as `Pointwise` of `pixel_unshuffle(x - 0.5, size)`, its weights in that order, and so it is computed
+    while gradients are wanted. It is exported as one strided convolution, which need not copy the frame about.
+    """
+
+    def __init__(self, channels: int, size: int, out_channels: int) -> None:
+        super().__init__(channels * size**2, out_channels)
+        self.channels, self.size = channels, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """H and W are multiples of the patches' size."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return super().forward(F.pixel_unshuffle(x - 0.5, self.size))
+        kernels = self.weight.view(-1, self.channels, self.size, self.size)
+        return F.conv2d(x, kernels, self.bias - 0.5 * self.weight.sum(1), stride=self.size)

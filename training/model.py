@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import ModelConfig, TrainConfig
-from training.layers import Depthwise, Pointwise
+from training.layers import Depthwise, Patches, Pointwise
 from training.quantizer import Quantized, ResidualQuantizer
 
 
@@ -49,14 +49,13 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         channels = config.encoder_channels or config.channels
-        self.stem = Pointwise(3 * config.stride**2, channels)
+        self.stem = Patches(3, config.stride, channels)
         self.body = blocks(config.encoder_blocks, channels)
         self.head = Pointwise(channels, config.latent_dimension)
-        self.stride = config.stride
 
     def forward(self, frame: Tensor) -> Tensor:
         """Latents, unquantized."""
-        latents: Tensor = self.head(self.body(self.stem(F.pixel_unshuffle(frame - 0.5, self.stride))))
+        latents: Tensor = self.head(self.body(self.stem(frame)))
         return latents
 
 
@@ -145,17 +144,16 @@ class SideNetwork(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.eighth_stem = Pointwise(3 * 64, config.channels)
+        self.eighth_stem = Patches(3, 8, config.channels)
         self.eighth_body = blocks(config.side_blocks, config.channels)
-        self.quarter_stem = Pointwise(3 * 16, config.quarter_channels)
+        self.quarter_stem = Patches(3, 4, config.quarter_channels)
         self.quarter_body = blocks(2, config.quarter_channels)
 
     def forward(self, side_information: Tensor) -> SideFeatures:
         """Features of y at both resolutions."""
-        y = side_information - 0.5
         return SideFeatures(
-            self.eighth_body(self.eighth_stem(F.pixel_unshuffle(y, 8))),
-            self.quarter_body(self.quarter_stem(F.pixel_unshuffle(y, 4))),
+            self.eighth_body(self.eighth_stem(side_information)),
+            self.quarter_body(self.quarter_stem(side_information)),
         )
 
 

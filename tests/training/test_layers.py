@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from training.layers import Depthwise, Pointwise
+from training.layers import Depthwise, Patches, Pointwise
 
 
 def gradients(module: nn.Conv2d, x: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
@@ -61,3 +62,14 @@ def test_a_pointwise_layer_is_a_convolution_of_one_pixel() -> None:
     x = torch.randn(2, 3, 4, 6)
     assert ours.weight.ndim == 2
     assert torch.equal(ours(x), theirs(x))
+
+
+def test_patches_are_the_same_map_with_gradients_and_without() -> None:
+    torch.manual_seed(0)
+    ours = Patches(3, 4, 6).double()
+    x = torch.rand(2, 3, 8, 12, dtype=torch.float64)
+    wanted = torch.einsum("oi,bihw->bohw", ours.weight, F.pixel_unshuffle(x - 0.5, 4))
+    wanted = wanted + ours.bias[:, None, None]
+    with torch.no_grad():
+        assert torch.allclose(ours(x), wanted, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(ours(x), wanted, rtol=1e-12, atol=1e-12)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from ndsc.codec.bitstream import from_bytes, to_bytes
-from ndsc.codec.bundle import Bundle
+from ndsc.codec.bundle import Bundle, default_bundle_path
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.errors import RateLevelError
 from ndsc.codec.frames import to_float
@@ -19,7 +20,7 @@ from ndsc.codec.scalar_prior import ScalarPrior
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import ModelConfig, ScalarConfig, TrainConfig
 from training.data import Pair, TrainingData, render_drives
-from training.export import check_frames, export
+from training.export import EncoderGraph, check_frames, export
 from training.run import Run, train
 from training.scalar_codec import ScalarCodec, distortion_weights
 from training.validation import validate
@@ -138,6 +139,49 @@ def bundle(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(
         checkpoint, tmp_path_factory.mktemp("bundles") / "scalar", name="scalar", licence="MIT", frames=frames
     )[0]
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(
+        replace(run.checkpoint(), facts={}),
+        tmp_path_factory.mktemp("bundles") / "int8",
+        name="scalar",
+        licence="MIT",
+        frames=check_frames(render_drives(2, seed=9, width=160, height=80)),
+        int8=True,
+    )[0]
+
+
+def test_an_encoder_in_int8_speaks_the_same_bitstream(bundle: Bundle, int8_bundle: Bundle) -> None:
+    assert int8_bundle.bitstream_id == bundle.bitstream_id
+    assert int8_bundle.decoder_onnx == bundle.decoder_onnx
+    kinds = [node.op_type for node in onnx.load_model_from_string(int8_bundle.encoder_onnx).graph.node]
+    assert kinds.count("QuantizeLinear") > kinds.count("Gelu") > 0
+    check = int8_bundle.manifest.training["export_check"]
+    assert isinstance(check, dict)
+    shares = check["int8_index_agreement"]
+    assert isinstance(shares, list)
+    assert len(shares) == 3
+    assert all(isinstance(share, float) and 0.9 < share < 1 for share in shares)
+    frame = render_drives(1, seed=9, width=160, height=80)[0].left[:77, :131]
+    sent = FrameEncoder(int8_bundle).encode(frame, 2)
+    assert sent.payload != FrameEncoder(bundle).encode(frame, 2).payload
+    assert FrameDecoder(bundle).decode(sent).shape == frame.shape
+
+
+def test_the_default_bundle_codes_as_the_released_weights_do() -> None:
+    """Its encoder is the 8-bit one of `models/rate-distortion`, so a few indices differ by one."""
+    codec = Checkpoint.load(Path(__file__).parents[2] / "models" / "rate-distortion").averaged_model()
+    encoder = FrameEncoder(Bundle.load(default_bundle_path()))
+    frame = render_drives(1, seed=0, width=256, height=128)[0].left
+    for level in range(codec.config.levels):
+        with torch.no_grad():
+            graph = EncoderGraph(codec)
+            wanted = graph(torch.from_numpy(to_float(frame))[None], torch.tensor([level]))[0].numpy()
+        found = encoder.analyze(frame, level).stages
+        assert np.abs(found - wanted).max() <= 1
+        assert np.mean(found == wanted) > 0.98
 
 
 def test_a_bundle_codes_at_every_level_what_training_promised(run: Run, bundle: Bundle) -> None:

@@ -23,12 +23,12 @@ FAULTS: Final[tuple[FaultKind, ...]] = ("pair", "window", "black", "rows", "late
 class Dials:
     """What a run of the recipe is made of."""
 
-    steps: int = 1250
+    steps: int = 1000
     batch_size: int = 8
     seeds: int = 1
     levels: int = 8
-    lowest_lambda: float = 1e-4
-    highest_lambda: float = 6e-3
+    lowest_lambda: float = 3e-5
+    highest_lambda: float = 2.4e-2
     single_levels: tuple[int, ...] = (2, 5)
     """Levels that models for one rate are trained for."""
     channels: int = ModelConfig.channels
