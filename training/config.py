@@ -121,6 +121,9 @@ class TrainConfig(JsonConfig):
     logarithm."""
     highest_lambda: float = 6e-3
     """The same at the highest level."""
+    ms_ssim_share: float = 0.0
+    """Scalar quantizer: share of the distortion that is 1 - MS-SSIM, times `scalar_codec.MS_SSIM_SCALE`, and not
+    MSE."""
     side_dropout: float = 0.25
     """Share of samples decoded without side information; 1.0 trains the twin that never sees it."""
     faulty_share: float = 0.0

@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 from training.config import ModelConfig, TrainConfig
 from training.model import ConditionalVQVAE, Decoder, Encoder, OperatingPoint, SideNetwork, start_weights
+from training.ms_ssim import ms_ssim
 from training.scalar import RateModel, ScalarQuantizer
+
+MS_SSIM_SCALE = 4300.0
+"""1 - MS-SSIM times this is about the MSE on 0..255 of the same decoded street frame, so one λ does for both."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class ScalarCodec(nn.Module):
     def losses(
         self, result: RatedReconstruction, source: Tensor, level: Tensor, config: TrainConfig
     ) -> Tensor:
-        """float32 [3]: loss of the batch, MSE on [0, 1] and bits a pixel.
+        """float32 [3]: loss of the batch, MSE on [0, 1] and bits a pixel. D is the MSE, or MS-SSIM in part.
 
         A sample's R + λD is divided by the square root of its λ's share of the largest: else the highest level,
         whose losses are tens of times those of the lowest, would alone decide the shared weights.
@@ -85,7 +89,11 @@ class ScalarCodec(nn.Module):
         mse = (result.frame.float() - source).square().mean((1, 2, 3))
         weights = distortion_weights(config, self.config.levels).to(source.device)[level]
         balance = (weights / config.highest_lambda).rsqrt()
-        loss = ((bpp + weights * 255**2 * mse) * balance).mean()
+        distortion = 255**2 * mse
+        if config.ms_ssim_share:
+            dissimilarity = MS_SSIM_SCALE * (1 - ms_ssim(result.frame.float(), source))
+            distortion = distortion.lerp(dissimilarity, config.ms_ssim_share)
+        loss = ((bpp + weights * distortion) * balance).mean()
         return torch.stack([loss, mse.mean(), bpp.mean()])
 
     def operating_points(self, source: Tensor) -> list[OperatingPoint]:

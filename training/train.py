@@ -148,6 +148,9 @@ def main(
     optimizer: Annotated[
         OptimizerKind, typer.Option(help="AdamW for all, or Muon for the matrices.")
     ] = TrainConfig.optimizer,
+    ms_ssim_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the distortion that is MS-SSIM and not MSE; scalar.")
+    ] = TrainConfig.ms_ssim_share,
     side_dropout: Annotated[
         float, typer.Option(min=0, max=1, help="Share of samples without y; 1 trains the blind twin.")
     ] = TrainConfig.side_dropout,
@@ -213,6 +216,8 @@ def main(
         raise typer.BadParameter(
             "--levels 1 has one lambda: give --lowest-lambda and --highest-lambda the same"
         )
+    if ms_ssim_share and quantizer != "scalar":
+        raise typer.BadParameter("--ms-ssim-share is of --quantizer scalar")
     model_config = ModelConfig(
         quantizer=quantizer,
         channels=channels,
@@ -230,6 +235,7 @@ def main(
         optimizer=optimizer,
         lowest_lambda=lowest_lambda,
         highest_lambda=highest_lambda,
+        ms_ssim_share=ms_ssim_share,
         side_dropout=side_dropout,
         faulty_share=faulty_share,
         faults=_faults(faults),

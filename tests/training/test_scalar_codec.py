@@ -17,12 +17,14 @@ from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.errors import RateLevelError
 from ndsc.codec.frames import to_float
 from ndsc.codec.scalar_prior import ScalarPrior
+from ndsc.evaluate.metrics import ms_ssim
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import ModelConfig, ScalarConfig, TrainConfig
 from training.data import Pair, TrainingData, render_drives
 from training.export import EncoderGraph, check_frames, export
+from training.ms_ssim import ms_ssim as loss_ms_ssim
 from training.run import Run, train
-from training.scalar_codec import ScalarCodec, distortion_weights
+from training.scalar_codec import MS_SSIM_SCALE, ScalarCodec, distortion_weights
 from training.validation import validate
 
 MODEL = ModelConfig(
@@ -92,6 +94,42 @@ def test_the_loss_is_bits_and_weighted_squared_error() -> None:
     assert loss == pytest.approx(sum(by_hand) / 2, rel=1e-5)
     assert mse * 255**2 == pytest.approx(sum(errors) / 2, rel=1e-5)
     assert bpp == pytest.approx(sum(rates) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [(112, 128), (128, 256), (115, 131)])
+def test_ms_ssim_as_a_loss_is_the_one_that_is_reported(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(size)
+    frame = render_drives(1, seed=9, width=256, height=128)[0].left[: size[0], : size[1]]
+    noisy = np.clip(frame + rng.normal(0, 20, frame.shape), 0, 255).astype(np.uint8)
+    x, y = (torch.from_numpy(to_float(np.ascontiguousarray(f))).double()[None] for f in (frame, noisy))
+    y.requires_grad_()
+    found = loss_ms_ssim(x, y)
+    assert found.item() == pytest.approx(ms_ssim(frame, noisy), abs=1e-6)
+    assert loss_ms_ssim(x, x).item() == pytest.approx(1, abs=1e-9)
+    torch.autograd.backward(found.sum())
+    assert y.grad is not None
+    assert bool(y.grad.isfinite().all())
+    with torch.no_grad():
+        better = loss_ms_ssim(x, y + 0.01 * y.grad / y.grad.abs().max())
+    assert better.item() > found.item()
+
+
+def test_the_loss_may_be_ms_ssim_in_part() -> None:
+    torch.manual_seed(0)
+    codec = ScalarCodec(MODEL)
+    source, side = torch.rand(2, 1, 3, 128, 128)
+    level = torch.tensor([2])
+    with torch.no_grad():
+        result = codec(source, side, torch.ones(1), level)
+        plain, half, full = (
+            codec.losses(result, source, level, replace(CONFIG, ms_ssim_share=share))[0].item()
+            for share in (0.0, 0.5, 1.0)
+        )
+        similarity = loss_ms_ssim(result.frame, source).item()
+    rate = float(result.bits[0]) / 128**2
+    assert full == pytest.approx(rate + CONFIG.highest_lambda * MS_SSIM_SCALE * (1 - similarity), rel=1e-5)
+    assert half == pytest.approx((plain + full) / 2, rel=1e-5)
+    assert abs(plain - full) > 0.01
 
 
 def test_lambdas_lie_evenly_in_their_logarithm() -> None:
