@@ -13,9 +13,10 @@ import torch
 from training.checkpoint import CheckpointError
 from training.data import Pair, render_drives
 from training.experiments.codec.figures import table
-from training.experiments.codec.measured import Kind, excess, mean_of, measure
+from training.experiments.codec.measured import Kind, excess, gain_db, mean_of, measure
+from training.experiments.codec.paper import measure_paper, train_paper
 from training.experiments.codec.trained import train_variant
-from training.experiments.codec.variants import AFTERWARDS, SINGLE, SMOKE, WHOLE, Dials, variants
+from training.experiments.codec.variants import AFTERWARDS, BLIND, SINGLE, SMOKE, WHOLE, Dials, variants
 from training.report.bd_rate import Curve
 from training.scalar import ScalarQuantizer
 from training.scalar_codec import distortion_weights
@@ -33,6 +34,7 @@ def test_each_variant_leaves_out_one_part() -> None:
         "no alignment": ({"alignment"}, set()),
         "no gate, no faults": ({"gate"}, {"faulty_share"}),
         "each view flipped by itself": (set(), {"flips"}),
+        BLIND: (set(), {"side_dropout", "faulty_share"}),
         AFTERWARDS: ({"quantizer"}, {"unquantized_steps"}),
         f"{SINGLE}2": ({"scalar"}, {"lowest_lambda", "highest_lambda"}),
         f"{SINGLE}5": ({"scalar"}, {"lowest_lambda", "highest_lambda"}),
@@ -67,6 +69,33 @@ def test_excess_is_read_off_the_curve_at_the_single_point_s_psnr() -> None:
     assert low == pytest.approx(5)  # the same pictures are drawn for both, and all shift alike
     assert high == pytest.approx(5)
     assert excess(many, curve("one", [0.2], [27])) is None
+
+
+def test_gain_is_read_at_equal_rates() -> None:
+    base = curve("base", [0.1, 0.2, 0.4], [20, 22, 24])
+    assert gain_db(base, curve("higher", [0.1, 0.2, 0.4], [20.3, 22.3, 24.3])) == pytest.approx(0.3)
+    # Two decibels for each doubling: at half the rate the same quality is 2 dB more at equal rate.
+    assert gain_db(base, curve("smaller", [0.05, 0.1, 0.2], [20, 22, 24])) == pytest.approx(2)
+    assert gain_db(base, curve("elsewhere", [1, 2], [20, 22])) is None
+    assert gain_db(base, curve("one point", [0.2], [22])) is None
+
+
+def test_the_paper_s_code_learns_the_crops_and_pays_real_bytes(drives: list[Pair], tmp_path: Path) -> None:
+    dials = replace(SMOKE, steps=4)
+    steps: list[int] = []
+    kept: dict[str, Any] = {"synthetic": True, "device": torch.device("cpu")}
+    codes = [
+        train_paper(bits, 0, dials, drives, tmp_path / str(bits), lambda done, _: steps.append(done), **kept)
+        for bits in (2, 2, 3)
+    ]
+    assert steps == [1, 2, 3, 4] * 2  # the second is the first's run, as it is
+    views = [(pair.left[:128, :256], pair.right[:128, :256]) for pair in drives]
+    curves = measure_paper(codes, views)
+    assert np.array_equal(curves["right"].bpp[:, 0], curves["right"].bpp[:, 1])
+    assert (curves["right"].bpp < 3 / 64 * 1.3).all()
+    assert not np.array_equal(curves["right"].quality, curves["none"].quality)
+    with pytest.raises(CheckpointError, match="other settings"):
+        train_paper(2, 0, dials, drives[:1], tmp_path / "2", lambda done, _: None, **kept)
 
 
 def test_seeds_are_averaged_and_pictures_stay() -> None:

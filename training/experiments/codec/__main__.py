@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from training.config import Precision
 from training.data import Pair, load_pairs, render_drives
 from training.experiments.codec import figures
 from training.experiments.codec.measured import KINDS, Kind, mean_of, measure
-from training.experiments.codec.trained import Trained, train_variant
+from training.experiments.codec.paper import PAPER, measure_paper, train_paper
+from training.experiments.codec.trained import train_variant
 from training.experiments.codec.variants import SMOKE, Dials, variants
 from training.experiments.recipe import (
     RecipeError,
@@ -32,6 +34,9 @@ from training.validation import validation_views
 
 def main(
     stereo: Annotated[Path | None, typer.Option(help="Folder with train/ and val/ of pairs.")] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Measure on test/ and test_jpeg/ of that folder, and not on val/.")
+    ] = False,
     output: Annotated[Path, typer.Option(help="Folder of runs and results; finished runs are kept.")] = Path(
         "runs/codec"
     ),
@@ -60,35 +65,58 @@ def main(
     if not smoke:
         dials = replace(Dials(), steps=steps, seeds=seeds, prior_steps=prior_steps, precision=precision)
     trainable = variants(dials, synthetic=smoke)
-    names = [variant.name for variant in trainable]
+    names = [*(variant.name for variant in trainable), PAPER]
     if unknown := sorted(set(only or []) - set(names)):
         raise RecipeError(f"--only {unknown[0]}: the variants are {', '.join(names)}")
-    pairs, held_out = _pairs(stereo, smoke=smoke)
+    pairs, held_out = _pairs(stereo, smoke=smoke, test=test)
     curves: dict[tuple[str, Kind], Curve] = {}
     seconds: dict[str, float] = {}
+
+    def keep(name: str, measured: list[dict[Kind, Curve]], trained_seconds: float) -> None:
+        curves.update({(name, kind): mean_of([one[kind] for one in measured], name) for kind in KINDS})
+        seconds[name] = trained_seconds
+
     with Progress(console=Console(stderr=True)) as progress:
         for variant in trainable:
             if only and variant.name not in only:
                 continue
-            found: list[Trained] = []
-            for seed in range(dials.seeds):
-                task = progress.add_task(f"{variant.name}, seed {seed}")
-                found.append(
-                    train_variant(
-                        variant,
+            found = [
+                train_variant(
+                    variant,
+                    seed,
+                    dials,
+                    pairs,
+                    _folder(output, variant.name, seed),
+                    _reporter(progress, f"{variant.name}, seed {seed}"),
+                    device=place,
+                )
+                for seed in range(dials.seeds)
+            ]
+            if not only:
+                measured = [measure(one, held_out, variant.name) for one in found]
+                if variant.train.side_dropout == 1:  # no y for a decoder that never saw one
+                    measured = [dict.fromkeys(KINDS, one["none"]) for one in measured]
+                keep(variant.name, measured, sum(one.seconds for one in found))
+        if not only or PAPER in only:
+            codes = [
+                [
+                    train_paper(
+                        bits,
                         seed,
                         dials,
                         pairs,
-                        output / "parts" / f"{variant.name.replace(',', '').replace(' ', '-')}-{seed}",
-                        lambda done, total, task=task: progress.update(task, completed=done, total=total),  # type: ignore[misc]
+                        _folder(output, f"paper {bits} bits", seed),
+                        _reporter(progress, f"{PAPER}, {bits} bits, seed {seed}"),
+                        synthetic=smoke,
                         device=place,
                     )
-                )
+                    for bits in dials.paper_bits
+                ]
+                for seed in range(dials.seeds)
+            ]
             if not only:
-                measured = [measure(one, held_out, variant.name) for one in found]
-                for kind in KINDS:
-                    curves[variant.name, kind] = mean_of([one[kind] for one in measured], variant.name)
-                seconds[variant.name] = sum(one.seconds for one in found)
+                of_all = sum(code.seconds for of_seed in codes for code in of_seed)
+                keep(PAPER, [measure_paper(of_seed, held_out) for of_seed in codes], of_all)
     if only:
         return
     rows = figures.table(curves, seconds) if not smoke else _smoke_rows(curves)
@@ -98,19 +126,32 @@ def main(
         "the release trains longer, in bfloat16, and on synthetic drives too",
     ]
     results = Results("codec", asdict(dials), smoke, device, rows, notes, sum(seconds.values()) or None)
-    results.save(output)
-    figures.plot(curves, output / "plot")
+    folder = output / "test" if test else output
+    results.save(folder)
+    figures.plot(curves, folder / "plot")
     print(markdown_table(rows))
 
 
-def _pairs(stereo: Path | None, *, smoke: bool) -> tuple[list[Pair], list[tuple[Frame, Frame]]]:
+def _folder(output: Path, name: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return output / "parts" / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def _reporter(progress: Progress, label: str) -> Callable[[int, int], None]:
+    """Moves a line of its own."""
+    task = progress.add_task(label)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _pairs(stereo: Path | None, *, smoke: bool, test: bool) -> tuple[list[Pair], list[tuple[Frame, Frame]]]:
     """Training pairs, and views of the held-out ones."""
     if smoke:
         drives = render_drives(4, seed=5)
         return drives[:2], validation_views(drives[2:])
     if stereo is None:
         raise RecipeError("give --stereo with train/ and val/, or --smoke")
-    return load_pairs([stereo / "train"]), validation_views(load_pairs([stereo / "val"]))
+    measured = ("test", "test_jpeg") if test else ("val",)
+    return load_pairs([stereo / "train"]), validation_views(load_pairs([stereo / name for name in measured]))
 
 
 def _smoke_rows(curves: figures.Curves) -> list[Row]:

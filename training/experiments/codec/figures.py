@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.experiments.codec.measured import Kind, excess
+from training.experiments.codec.measured import Kind, excess, gain_db
 from training.experiments.codec.variants import SINGLE, WHOLE
 from training.experiments.recipe import Row
 from training.plotting import COLOURS, new_figure, save_figure
@@ -19,11 +19,11 @@ Curves = Mapping[tuple[str, Kind], Curve]
 def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
     """A row for each variant.
 
-    `bd_rate` is against `WHOLE`, by PSNR with the right y, over the qualities from `overlap_low_db` to
-    `overlap_high_db`; `excess` is what the many-rate model needs beyond a model for one rate, at its PSNR;
-    `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of the levels. `_low` and `_high` are
-    95 % intervals over pictures; they know nothing of another training run. None: no quality in common. `seconds`
-    are those of all seeds' training.
+    `blind_db` is how far above `WHOLE` without y it is without y, at equal rate. `bd_rate` is against `WHOLE`, by
+    PSNR with the right y, over the qualities from `overlap_low_db` to `overlap_high_db`; `excess` is what the
+    many-rate model needs beyond a model for one rate, at its PSNR; `right_gains_db` and `wrong_gains_db` are PSNR
+    less that without y, mean of the levels. `_low` and `_high` are 95 % intervals over pictures; they know nothing
+    of another training run. None: no quality in common. `seconds` are those of all seeds' training.
     """
     rows: list[Row] = []
     whole = curves[WHOLE, "right"]
@@ -38,6 +38,7 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
             "highest_psnr_db": float(quality[rate.argmax()]),
             "right_gains_db": float((right.quality - none.quality).mean()),
             "wrong_gains_db": float((wrong.quality - none.quality).mean()),
+            "blind_db": gain_db(curves[WHOLE, "none"], none),
             "seconds": seconds[name],
         }
         if name.startswith(SINGLE):

@@ -85,6 +85,26 @@ def excess(
     return estimate, float(low), float(high)
 
 
+def gain_db(anchor: Curve, other: Curve) -> float | None:
+    """Mean PSNR of `other` less that of `anchor` at equal rate, over the logarithms of rates that both have, dB.
+
+    Bjøntegaard's other measure (ITU-T VCEG-M33, 2001), on mean curves with monotone cubic pieces. None without
+    rates in common.
+    """
+    fits, spans = [], []
+    for curve in (anchor, other):
+        rate, quality = front(*curve.mean())
+        if len(rate) < 2:
+            return None
+        fits.append(PchipInterpolator(np.log(rate), quality))
+        spans.append(np.log(rate[[0, -1]]))
+    low, high = max(span[0] for span in spans), min(span[1] for span in spans)
+    if low >= high:
+        return None
+    base, value = (float(fit.integrate(low, high)) / (high - low) for fit in fits)
+    return float(value - base)
+
+
 def _excess(many: Curve, one: Curve, pictures: NDArray[np.int64]) -> float | None:
     rate, quality = front(*many.mean(pictures))
     (own_rate,), (own_quality,) = one.mean(pictures)
