@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
@@ -33,6 +34,9 @@ MAX_BOUND: Final = 31
 MEAN_STEPS: Final = 4
 """Means are whole quarters."""
 MAX_SCALES: Final = 64
+
+SIDE_BY_SIDE_POSITIONS: Final = 2048
+"""From so many positions on an encoder runs its passes in several threads (128x256 pixels have 512)."""
 
 Phase = tuple[int, int]
 """Row and column within a cell."""
@@ -227,8 +231,7 @@ class ScalarPrior:
         height, width = indices.shape[1:]
         padded = self._padded(height, width)
         padded[:, :height, :width] = indices
-        for group in GROUPS:
-            choice = self._choice(padded, group, level, height, width)
+        for group, choice in zip(GROUPS, self._choices(padded, level, height, width), strict=True):
             flat = np.concatenate([indices[:, r, c].ravel() for r, c in _places(group)])
             in_order = (flat[choice.order] - choice.base + self.bound).astype(np.int32)
             start = 0
@@ -274,6 +277,16 @@ class ScalarPrior:
             self._check_shapes(group, -(-height // group.side), -(-width // group.side))
         sides = -(-height // 4) * 4, -(-width // 4) * 4
         return np.full((self.planes, *sides), 2 * self.bound + 1, np.int32)
+
+    def _choices(self, padded: Grid, level: int, height: int, width: int) -> list[_Choice]:
+        """Of all groups, where all indices are known: their networks need not wait for each other."""
+        if height * width < SIDE_BY_SIDE_POSITIONS:
+            return [self._choice(padded, group, level, height, width) for group in GROUPS]
+        passes = [
+            _helpers().submit(self._choice, padded, group, level, height, width) for group in GROUPS[2:]
+        ]
+        here = [self._choice(padded, group, level, height, width) for group in GROUPS[:2]]
+        return here + [one.result() for one in passes]
 
     def _choice(self, padded: Grid, group: CellGroup, level: int, height: int, width: int) -> _Choice:
         """Tables and bases of a group's indices, from what is known."""
@@ -351,6 +364,11 @@ class ScalarPrior:
             )
             for group in GROUPS[1:]
         }
+
+
+@cache
+def _helpers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="prior")
 
 
 def _places(group: CellGroup) -> Iterator[tuple[slice, slice]]:
