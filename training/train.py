@@ -3,7 +3,7 @@
 The loop is plain torch. A run is a directory with one checkpoint (replaced as it goes) and `log.jsonl`; started
 again with the same `--output` it continues where it stopped, with the same losses as an unbroken run.
 
-Under `torchrun --nproc-per-node N -m training.train …` N processes share each batch and take the steps that one
+Under `torchrun --nproc-per-node N -m -- training.train …` N processes share each batch and take the steps that one
 would take. Rank 0 alone validates and writes.
 """
 
