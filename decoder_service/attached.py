@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from decoder_service.fields import SESSION_ID_BYTES
+from decoder_service.outputs import Hub, SidePicture
 from decoder_service.settings import DecoderSettings, split_attachment
 from decoder_service.side_information import SideFrame, SideInformationStore
 from decoder_service.streams import Account, StreamKey, StreamRegistry
@@ -31,7 +32,7 @@ class AttachedSource:
         self._source = source
         self._log: Any = structlog.get_logger(__name__).bind(rig=rig, camera=camera)
 
-    def start(self, registry: StreamRegistry, store: SideInformationStore) -> None:
+    def start(self, registry: StreamRegistry, store: SideInformationStore, hub: Hub) -> None:
         """Begin to read. Call on the event loop. Raises RefusedError like `StreamRegistry.open`."""
         registry.open(self.account, self)
         store.forget(self.account.key.rig, self.account.key.camera)
@@ -50,7 +51,9 @@ class AttachedSource:
             self.account.received_bytes += frame.image.nbytes
             self.account.decoded += 1
             self.account.last_capture_time_us = frame.capture_time_us
-            store.put(self.account.key.rig, self.account.key.camera, frame)
+            rig, camera = self.account.key.rig, self.account.key.camera
+            store.put(rig, camera, frame)
+            hub.publish(SidePicture(rig, camera, frame.capture_time_us, frame.image))
 
         def read() -> None:
             try:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from decoder_service.decoding import Decoders, Workers
 from decoder_service.fields import check_bitstream_id, check_name, check_pixels
-from decoder_service.outputs import Hub, Picture
+from decoder_service.outputs import Hub, Picture, SidePicture
 from decoder_service.side_information import SideInformationStore
 from decoder_service.streams import StreamKey, StreamRegistry
 from ndsc.codec.bitstream import CompressedFrame
@@ -33,6 +33,7 @@ from ndsc.v1.decode_pb2 import (
     DecodedFrame,
     DecodeRequest,
     DecodeResponse,
+    HeldSideInformation,
     Missed,
     Subscribed,
     SubscribeRequest,
@@ -182,7 +183,9 @@ class DecodeServicer(DecodeServiceServicer):
         self._registry.check_accepting()
         cameras = frozenset(check_name("a camera", camera) for camera in request.cameras)
         image_format = answer_format(request.format)
-        subscription = self._hub.subscribe(request.rig, cameras)
+        subscription = self._hub.subscribe(
+            request.rig, cameras, side_information=request.include_side_information
+        )
         try:
             await context.write(SubscribeResponse(subscribed=Subscribed()))
             while True:
@@ -190,6 +193,15 @@ class DecodeServicer(DecodeServiceServicer):
                 peer.check_current()
                 if missed:
                     await context.write(SubscribeResponse(missed=Missed(frames=missed)))
+                if isinstance(picture, SidePicture):
+                    held = HeldSideInformation(
+                        rig=picture.rig,
+                        stream=picture.stream,
+                        capture_time=to_timestamp(picture.capture_time_us),
+                        image=await picture.coded(self._workers),
+                    )
+                    await context.write(SubscribeResponse(side_information=held))
+                    continue
                 image = await picture.coded(image_format, self._workers)
                 frame = _decoded_frame(picture, image, compressed=request.include_compressed)
                 await context.write(SubscribeResponse(frame=frame))

@@ -14,6 +14,7 @@ from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.frames import Frame, write_image
 from ndsc.service.errors import DRAINING, SESSION_LIMIT, RefusedError
 from ndsc.service.images import to_image
+from ndsc.v1 import types_pb2
 from ndsc.v1.types_pb2 import Image, ImageFormat, SideInformationUse
 
 
@@ -44,22 +45,53 @@ class Picture:
         return await asyncio.shield(self._coded[image_format])
 
 
+@dataclass(frozen=True, eq=False)
+class SidePicture:
+    """A side-information frame that the server holds from now on."""
+
+    rig: str
+    stream: str
+    capture_time_us: int
+    image: Frame | Image
+    """As it came; pixels from a source that the server reads itself."""
+
+    async def coded(self, workers: Workers) -> Image:
+        """The picture as a message: PNG where there are only pixels."""
+        if isinstance(self.image, Image):
+            return self.image
+        return await workers.run(to_image, self.image, types_pb2.IMAGE_FORMAT_PNG)
+
+
 class Subscription:
     """The pictures that wait for one subscriber. The newest are kept; what is missed is counted."""
 
-    def __init__(self, rig: str, cameras: frozenset[str], capacity: int, metrics: DecoderMetrics) -> None:
+    def __init__(
+        self,
+        rig: str,
+        cameras: frozenset[str],
+        capacity: int,
+        metrics: DecoderMetrics,
+        *,
+        side_information: bool = False,
+    ) -> None:
         self._metrics = metrics
         self._rig = rig
         self._cameras = cameras
         self._capacity = capacity
-        self._pictures: deque[Picture] = deque()
+        self._side_information = side_information
+        self._pictures: deque[Picture | SidePicture] = deque()
         self._missed = 0
         self._closed = False
         self._changed = asyncio.Event()
 
-    def offer(self, picture: Picture) -> None:
-        """Queue a picture if the subscriber follows its camera. Never waits."""
-        if picture.rig != self._rig or (self._cameras and picture.camera not in self._cameras):
+    def offer(self, picture: Picture | SidePicture) -> None:
+        """Queue a picture if the subscriber follows its camera, or side information. Never waits."""
+        if picture.rig != self._rig:
+            return
+        if isinstance(picture, SidePicture):
+            if not self._side_information:
+                return
+        elif self._cameras and picture.camera not in self._cameras:
             return
         if len(self._pictures) >= self._capacity:
             self._pictures.popleft()
@@ -68,7 +100,7 @@ class Subscription:
         self._pictures.append(picture)
         self._changed.set()
 
-    async def next(self) -> tuple[int, Picture]:
+    async def next(self) -> tuple[int, Picture | SidePicture]:
         """(pictures missed just before it, picture). Raises RefusedError (DRAINING) after the last."""
         while not self._pictures:
             if self._closed:
@@ -99,13 +131,18 @@ class Hub:
         """How many follow."""
         return len(self._subscriptions)
 
-    def subscribe(self, rig: str, cameras: frozenset[str]) -> Subscription:
-        """Follow some cameras of a rig, or all when none is named. Raises RefusedError (SESSION_LIMIT)."""
+    def subscribe(self, rig: str, cameras: frozenset[str], *, side_information: bool = False) -> Subscription:
+        """Follow some cameras of a rig, or all when none is named; and its side information when asked to.
+
+        Raises RefusedError (SESSION_LIMIT).
+        """
         if len(self._subscriptions) >= self._max_subscribers:
             raise RefusedError(
                 SESSION_LIMIT, f"{self._max_subscribers} subscribers are all this server takes"
             )
-        subscription = Subscription(rig, cameras, self._capacity_frames, self._metrics)
+        subscription = Subscription(
+            rig, cameras, self._capacity_frames, self._metrics, side_information=side_information
+        )
         self._subscriptions.add(subscription)
         return subscription
 
@@ -115,7 +152,7 @@ class Hub:
         if not self._subscriptions:
             self._empty.set()
 
-    def publish(self, picture: Picture) -> None:
+    def publish(self, picture: Picture | SidePicture) -> None:
         """Offer a picture to all subscribers. Never waits."""
         for subscription in self._subscriptions:
             subscription.offer(picture)

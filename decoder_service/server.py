@@ -201,7 +201,7 @@ class DecoderServer:
         """Decode once with every bundle, then be SERVING. Raises ProviderError or BundleError."""
         await self._decoders.prepare()
         for source in self._attached:
-            source.start(self._registry, self.store)
+            source.start(self._registry, self.store, self._hub)
         if self._backlog is not None:
             await self._backlog.start()
         self.serving = True
@@ -258,6 +258,7 @@ class DecoderServer:
             registry=self._registry,
             authority=self._authority,
             store=self.store,
+            hub=self._hub,
             archive=self._archive,
             workers=self._workers,
             history=self._history,

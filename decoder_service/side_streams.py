@@ -14,6 +14,7 @@ from decoder_service.decoding import Workers
 from decoder_service.fields import check_clock, check_name, check_sequence, check_session_id
 from decoder_service.handshake import Doorkeeper, first_message
 from decoder_service.metrics import DecoderMetrics
+from decoder_service.outputs import Hub, SidePicture
 from decoder_service.side_information import SideFrame, SideInformationStore
 from decoder_service.streams import Account, StreamKey, StreamRegistry
 from ndsc.service.authority import Authority
@@ -50,6 +51,7 @@ class SideParts:
     registry: StreamRegistry
     authority: Authority
     store: SideInformationStore
+    hub: Hub
     archive: AsyncArchive | None
     workers: Workers
     history: History
@@ -118,7 +120,9 @@ class _SideConversation(Conversation[SideInformationFrame, StreamSideInformation
         self.account.decoded += 1
         self.metrics.held(self.account.key)
         self.history.record("decoded", sequence=arrived.sequence, capture_time_us=result.capture_time_us)
-        self._parts.store.put(self.account.key.rig, self.account.key.camera, result)
+        key = self.account.key
+        self._parts.store.put(key.rig, key.camera, result)
+        self._parts.hub.publish(SidePicture(key.rig, key.camera, result.capture_time_us, arrived.frame.image))
 
     async def _keep(
         self, archive: AsyncArchive, arrived: Arrived[SideInformationFrame], capture_time_us: int

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ndsc import cli_security, cli_services
+from ndsc import cli_recording, cli_security, cli_services
 from ndsc.codec.bitstream import read_frame_file, write_frame_file
 from ndsc.codec.bundle import Bundle, default_bundle_path
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
@@ -35,6 +35,8 @@ app = typer.Typer(
 app.add_typer(cli_services.serve, name="serve")
 app.command("health")(cli_services.health)
 app.command("node")(cli_services.node)
+app.command("record")(cli_recording.record)
+app.command("replay")(cli_recording.replay)
 app.add_typer(cli_security.certificates, name="certificates")
 app.add_typer(cli_security.token, name="token")
 # Progress and notes go to stderr: stdout carries results alone, so that --json can be piped.

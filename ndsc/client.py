@@ -212,18 +212,26 @@ class Client:
         return Decoded(_picture(answer.image), _use(answer.side_information), answer.bundle_id.hex())
 
     def subscribe(
-        self, rig: str, cameras: Sequence[str] = (), *, include_compressed: bool = False
+        self,
+        rig: str,
+        cameras: Sequence[str] = (),
+        *,
+        include_compressed: bool = False,
+        include_side_information: bool = False,
+        image_format: Literal["png", "jpeg"] = "png",
     ) -> Subscription:
         """Follow the decoded frames of some cameras of a rig, or of all when none is named.
 
         Returns once the server has the subscription: frames it decodes from then on come out of the iterator,
-        in order, until the server ends (ServiceError) or the subscription is closed.
+        in order, until the server ends (ServiceError) or the subscription is closed. Side information, when it
+        is included, comes out of `Subscription.messages`.
         """
         request = decode_pb2.SubscribeRequest(
             rig=rig,
             cameras=cameras,
-            format=types_pb2.IMAGE_FORMAT_PNG,
+            format=_FORMATS[image_format],
             include_compressed=include_compressed,
+            include_side_information=include_side_information,
         )
         call = self._decode.Subscribe(request, wait_for_ready=False)
         try:
@@ -298,16 +306,20 @@ class Subscription:
     def __iter__(self) -> Iterator[SubscribedFrame]:
         return self
 
+    def messages(self) -> Iterator[decode_pb2.SubscribeResponse]:
+        """What comes, as it comes, side information included. Raises ServiceError when the server ends it."""
+        while not self._closed.is_set():
+            try:
+                yield next(self._call)
+            except grpc.RpcError as error:
+                if self._closed.is_set():
+                    return
+                raise service_error(error, self._address) from error
+
     def __next__(self) -> SubscribedFrame:
         """The next frame. Raises ServiceError when the server ends the subscription."""
         missed = 0
-        while not self._closed.is_set():
-            try:
-                message = next(self._call)
-            except grpc.RpcError as error:
-                if self._closed.is_set():
-                    break
-                raise service_error(error, self._address) from error
+        for message in self.messages():
             if message.WhichOneof("message") == "missed":
                 missed += message.missed.frames
             elif message.WhichOneof("message") == "frame":
@@ -337,6 +349,11 @@ def _from_message(message: types_pb2.CompressedFrame) -> CompressedFrame:
 def _picture(image: types_pb2.Image) -> Frame:
     return np.ascontiguousarray(from_image(image, max_pixels=max(1, image.width * image.height)))
 
+
+_FORMATS: dict[str, types_pb2.ImageFormat] = {
+    "png": types_pb2.IMAGE_FORMAT_PNG,
+    "jpeg": types_pb2.IMAGE_FORMAT_JPEG,
+}
 
 _OUTCOMES: dict[types_pb2.SideInformationOutcome, Outcome] = {
     types_pb2.SIDE_INFORMATION_OUTCOME_PAIRED: "paired",

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ndsc.v1 import types_pb2 as ndsc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14ndsc/v1/decode.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\xd5\x01\n\rDecodeRequest\x12\'\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x18.ndsc.v1.CompressedFrame\x12$\n\nside_image\x18\x02 \x01(\x0b\x32\x0e.ndsc.v1.ImageH\x00\x12;\n\x0eside_reference\x18\x03 \x01(\x0b\x32!.ndsc.v1.SideInformationReferenceH\x00\x12$\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x14.ndsc.v1.ImageFormatB\x12\n\x10side_information\"y\n\x0e\x44\x65\x63odeResponse\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.ndsc.v1.Image\x12\x35\n\x10side_information\x18\x02 \x01(\x0b\x32\x1b.ndsc.v1.SideInformationUse\x12\x11\n\tbundle_id\x18\x03 \x01(\x0c\"r\n\x10SubscribeRequest\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61meras\x18\x02 \x03(\t\x12$\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x14.ndsc.v1.ImageFormat\x12\x1a\n\x12include_compressed\x18\x04 \x01(\x08\"\x94\x01\n\x11SubscribeResponse\x12)\n\nsubscribed\x18\x01 \x01(\x0b\x32\x13.ndsc.v1.SubscribedH\x00\x12&\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x15.ndsc.v1.DecodedFrameH\x00\x12!\n\x06missed\x18\x03 \x01(\x0b\x32\x0f.ndsc.v1.MissedH\x00\x42\t\n\x07message\"\x0c\n\nSubscribed\"\x18\n\x06Missed\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xed\x02\n\x0c\x44\x65\x63odedFrame\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x30\n\x0c\x63\x61pture_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05image\x18\x06 \x01(\x0b\x32\x0e.ndsc.v1.Image\x12\x35\n\x10side_information\x18\x07 \x01(\x0b\x32\x1b.ndsc.v1.SideInformationUse\x12\x12\n\nrate_level\x18\x08 \x01(\r\x12\x15\n\rpayload_bytes\x18\t \x01(\r\x12\x13\n\x0b\x66rame_bytes\x18\n \x01(\r\x12\x11\n\tdecode_us\x18\x0b \x01(\x04\x12,\n\ncompressed\x18\x0c \x01(\x0b\x32\x18.ndsc.v1.CompressedFrame\x12\x11\n\tbundle_id\x18\r \x01(\x0c\x32\x90\x01\n\rDecodeService\x12\x39\n\x06\x44\x65\x63ode\x12\x16.ndsc.v1.DecodeRequest\x1a\x17.ndsc.v1.DecodeResponse\x12\x44\n\tSubscribe\x12\x19.ndsc.v1.SubscribeRequest\x1a\x1a.ndsc.v1.SubscribeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14ndsc/v1/decode.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\xd5\x01\n\rDecodeRequest\x12\'\n\x05\x66rame\x18\x01 \x01(\x0b\x32\x18.ndsc.v1.CompressedFrame\x12$\n\nside_image\x18\x02 \x01(\x0b\x32\x0e.ndsc.v1.ImageH\x00\x12;\n\x0eside_reference\x18\x03 \x01(\x0b\x32!.ndsc.v1.SideInformationReferenceH\x00\x12$\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x14.ndsc.v1.ImageFormatB\x12\n\x10side_information\"y\n\x0e\x44\x65\x63odeResponse\x12\x1d\n\x05image\x18\x01 \x01(\x0b\x32\x0e.ndsc.v1.Image\x12\x35\n\x10side_information\x18\x02 \x01(\x0b\x32\x1b.ndsc.v1.SideInformationUse\x12\x11\n\tbundle_id\x18\x03 \x01(\x0c\"\x94\x01\n\x10SubscribeRequest\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61meras\x18\x02 \x03(\t\x12$\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x14.ndsc.v1.ImageFormat\x12\x1a\n\x12include_compressed\x18\x04 \x01(\x08\x12 \n\x18include_side_information\x18\x05 \x01(\x08\"\xce\x01\n\x11SubscribeResponse\x12)\n\nsubscribed\x18\x01 \x01(\x0b\x32\x13.ndsc.v1.SubscribedH\x00\x12&\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x15.ndsc.v1.DecodedFrameH\x00\x12!\n\x06missed\x18\x03 \x01(\x0b\x32\x0f.ndsc.v1.MissedH\x00\x12\x38\n\x10side_information\x18\x04 \x01(\x0b\x32\x1c.ndsc.v1.HeldSideInformationH\x00\x42\t\n\x07message\"\x0c\n\nSubscribed\"\x83\x01\n\x13HeldSideInformation\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x30\n\x0c\x63\x61pture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05image\x18\x04 \x01(\x0b\x32\x0e.ndsc.v1.Image\"\x18\n\x06Missed\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x04\"\xed\x02\n\x0c\x44\x65\x63odedFrame\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x30\n\x0c\x63\x61pture_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05image\x18\x06 \x01(\x0b\x32\x0e.ndsc.v1.Image\x12\x35\n\x10side_information\x18\x07 \x01(\x0b\x32\x1b.ndsc.v1.SideInformationUse\x12\x12\n\nrate_level\x18\x08 \x01(\r\x12\x15\n\rpayload_bytes\x18\t \x01(\r\x12\x13\n\x0b\x66rame_bytes\x18\n \x01(\r\x12\x11\n\tdecode_us\x18\x0b \x01(\x04\x12,\n\ncompressed\x18\x0c \x01(\x0b\x32\x18.ndsc.v1.CompressedFrame\x12\x11\n\tbundle_id\x18\r \x01(\x0c\x32\x90\x01\n\rDecodeService\x12\x39\n\x06\x44\x65\x63ode\x12\x16.ndsc.v1.DecodeRequest\x1a\x17.ndsc.v1.DecodeResponse\x12\x44\n\tSubscribe\x12\x19.ndsc.v1.SubscribeRequest\x1a\x1a.ndsc.v1.SubscribeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,16 +37,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECODEREQUEST']._serialized_end=301
   _globals['_DECODERESPONSE']._serialized_start=303
   _globals['_DECODERESPONSE']._serialized_end=424
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=426
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=540
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=543
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=691
-  _globals['_SUBSCRIBED']._serialized_start=693
-  _globals['_SUBSCRIBED']._serialized_end=705
-  _globals['_MISSED']._serialized_start=707
-  _globals['_MISSED']._serialized_end=731
-  _globals['_DECODEDFRAME']._serialized_start=734
-  _globals['_DECODEDFRAME']._serialized_end=1099
-  _globals['_DECODESERVICE']._serialized_start=1102
-  _globals['_DECODESERVICE']._serialized_end=1246
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=427
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=575
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=578
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=784
+  _globals['_SUBSCRIBED']._serialized_start=786
+  _globals['_SUBSCRIBED']._serialized_end=798
+  _globals['_HELDSIDEINFORMATION']._serialized_start=801
+  _globals['_HELDSIDEINFORMATION']._serialized_end=932
+  _globals['_MISSED']._serialized_start=934
+  _globals['_MISSED']._serialized_end=958
+  _globals['_DECODEDFRAME']._serialized_start=961
+  _globals['_DECODEDFRAME']._serialized_end=1326
+  _globals['_DECODESERVICE']._serialized_start=1329
+  _globals['_DECODESERVICE']._serialized_end=1473
 # @@protoc_insertion_point(module_scope)

@@ -33,30 +33,46 @@ class DecodeResponse(_message.Message):
     def __init__(self, image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ..., side_information: _Optional[_Union[_types_pb2.SideInformationUse, _Mapping]] = ..., bundle_id: _Optional[bytes] = ...) -> None: ...
 
 class SubscribeRequest(_message.Message):
-    __slots__ = ("rig", "cameras", "format", "include_compressed")
+    __slots__ = ("rig", "cameras", "format", "include_compressed", "include_side_information")
     RIG_FIELD_NUMBER: _ClassVar[int]
     CAMERAS_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_COMPRESSED_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SIDE_INFORMATION_FIELD_NUMBER: _ClassVar[int]
     rig: str
     cameras: _containers.RepeatedScalarFieldContainer[str]
     format: _types_pb2.ImageFormat
     include_compressed: bool
-    def __init__(self, rig: _Optional[str] = ..., cameras: _Optional[_Iterable[str]] = ..., format: _Optional[_Union[_types_pb2.ImageFormat, str]] = ..., include_compressed: _Optional[bool] = ...) -> None: ...
+    include_side_information: bool
+    def __init__(self, rig: _Optional[str] = ..., cameras: _Optional[_Iterable[str]] = ..., format: _Optional[_Union[_types_pb2.ImageFormat, str]] = ..., include_compressed: _Optional[bool] = ..., include_side_information: _Optional[bool] = ...) -> None: ...
 
 class SubscribeResponse(_message.Message):
-    __slots__ = ("subscribed", "frame", "missed")
+    __slots__ = ("subscribed", "frame", "missed", "side_information")
     SUBSCRIBED_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
+    SIDE_INFORMATION_FIELD_NUMBER: _ClassVar[int]
     subscribed: Subscribed
     frame: DecodedFrame
     missed: Missed
-    def __init__(self, subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., frame: _Optional[_Union[DecodedFrame, _Mapping]] = ..., missed: _Optional[_Union[Missed, _Mapping]] = ...) -> None: ...
+    side_information: HeldSideInformation
+    def __init__(self, subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., frame: _Optional[_Union[DecodedFrame, _Mapping]] = ..., missed: _Optional[_Union[Missed, _Mapping]] = ..., side_information: _Optional[_Union[HeldSideInformation, _Mapping]] = ...) -> None: ...
 
 class Subscribed(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class HeldSideInformation(_message.Message):
+    __slots__ = ("rig", "stream", "capture_time", "image")
+    RIG_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    rig: str
+    stream: str
+    capture_time: _timestamp_pb2.Timestamp
+    image: _types_pb2.Image
+    def __init__(self, rig: _Optional[str] = ..., stream: _Optional[str] = ..., capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ...) -> None: ...
 
 class Missed(_message.Message):
     __slots__ = ("frames",)

@@ -13,6 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from decoder_service.attached import AttachedSource
+from decoder_service.metrics import DecoderMetrics
+from decoder_service.outputs import Hub
 from decoder_service.side_information import SideFrame, SideInformationStore
 from decoder_service.streams import Account, StreamRegistry
 from ndsc.client import Client, SubscribedFrame
@@ -241,6 +243,10 @@ def attached(folder: Path, image: Frame) -> AttachedSource:
     return AttachedSource("rig", "right", open_source(str(folder), epoch_us=EPOCH_US, realtime=False))
 
 
+def hub() -> Hub:
+    return Hub(capacity_frames=2, max_subscribers=1, metrics=DecoderMetrics(max_streams=1))
+
+
 def await_reader() -> None:
     """Wait until the attached source has been read; its frames then wait for the event loop."""
     for thread in threading.enumerate():
@@ -253,7 +259,7 @@ async def test_an_attached_source_begins_anew(tmp_path: Path, side_picture: Fram
     store = SideInformationStore(capacity_frames=9, capacity_bytes=1 << 20)
     store.put("rig", "right", SideFrame(side_picture, EPOCH_US + 1_000_000))
     source = attached(tmp_path, side_picture)
-    source.start(registry, store)
+    source.start(registry, store, hub())
     await_reader()
     await asyncio.sleep(0)
     assert source.account.decoded == 2
@@ -264,7 +270,7 @@ async def test_an_attached_source_gives_way_to_a_node(tmp_path: Path, side_pictu
     registry = StreamRegistry(2)
     store = SideInformationStore(capacity_frames=9, capacity_bytes=1 << 20)
     source = attached(tmp_path, side_picture)
-    source.start(registry, store)
+    source.start(registry, store, hub())
     await_reader()
     registry.open(Account(source.account.key, secrets.token_bytes(16), 40, 24), source)
     await asyncio.sleep(0)

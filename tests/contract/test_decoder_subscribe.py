@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,23 +14,26 @@ from decoder_service.metrics import DecoderMetrics
 from decoder_service.outputs import Hub, Picture
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
-from ndsc.codec.frames import Frame
+from ndsc.codec.frames import Frame, write_image
 from ndsc.service.channel import open_channel
 from ndsc.service.errors import describe
-from ndsc.service.images import from_image
-from ndsc.service.timestamps import from_timestamp
+from ndsc.service.images import from_image, to_image
+from ndsc.service.timestamps import from_timestamp, to_timestamp
 from ndsc.v1 import types_pb2
-from ndsc.v1.decode_pb2 import SubscribeRequest, SubscribeResponse
+from ndsc.v1.decode_pb2 import HeldSideInformation, SubscribeRequest, SubscribeResponse
 from ndsc.v1.decode_pb2_grpc import DecodeServiceStub
 from ndsc.v1.frame_stream_pb2 import StreamFramesResponse
+from ndsc.v1.side_information_pb2 import SideInformationFrame, StreamSideInformationRequest
 from tests.contract.conftest import StartDecoder, address_of
 from tests.contract.decoder_node import (
     EPOCH_US,
     RAW,
     CameraNode,
+    SideNode,
     camera_open,
     compressed_message,
     picture_of,
+    side_open,
     subscribed,
 )
 
@@ -143,6 +147,48 @@ def _picture(camera: str, sequence: int) -> Picture:
     frame = CompressedFrame(bytes(16), 0, 1, 1, b"")
     use = types_pb2.SideInformationUse()
     return Picture("rig", camera, bytes(16), sequence, 0, image, use, frame, 0, 0, bytes(32))
+
+
+async def test_side_information_comes_as_it_was_received_and_before_what_it_serves(
+    decoder_address: str, compressed: CompressedFrame, side_picture: Frame
+) -> None:
+    image = to_image(side_picture, types_pb2.IMAGE_FORMAT_JPEG)
+    at = to_timestamp(EPOCH_US + 110_000)
+    async with (
+        subscribed(decoder_address, include_side_information=True, cameras=["left"]) as call,
+        subscribed(decoder_address, format=RAW) as without,
+        subscribed(decoder_address, rig="other", include_side_information=True) as other,
+        SideNode.connect(decoder_address) as side,
+        CameraNode.connect(decoder_address) as node,
+    ):
+        await side.open(side_open(side_picture))
+        frame = SideInformationFrame(sequence=1, capture_time=at, image=image)
+        await side.write(StreamSideInformationRequest(frame=frame))
+        await side.read()
+        await node.open(camera_open(compressed, side_information_streams=["right"]))
+        await node.send(1, compressed)
+        held: SubscribeResponse = await asyncio.wait_for(call.read(), 10)
+        assert held.side_information == HeldSideInformation(
+            rig="rig", stream="right", capture_time=at, image=image
+        )
+        use = (await picture_of(call)).side_information
+        assert (use.stream, use.capture_time) == ("right", at)
+        await picture_of(without)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(other.read(), 0.05)
+
+
+async def test_an_attached_source_comes_as_png(
+    start_decoder: StartDecoder, tmp_path: Path, side_picture: Frame
+) -> None:
+    write_image(tmp_path / "0.png", side_picture)
+    decoder = await start_decoder(warm=False, attach=(f"rig/right={tmp_path}",))
+    async with subscribed(address_of(decoder), include_side_information=True) as call:
+        await decoder.warm_up()
+        held: SubscribeResponse = await asyncio.wait_for(call.read(), 10)
+    image = held.side_information.image
+    assert image.format == types_pb2.IMAGE_FORMAT_PNG
+    np.testing.assert_array_equal(from_image(image, max_pixels=10_000), side_picture)
 
 
 async def test_the_newest_are_kept_and_the_missed_are_counted() -> None:
