@@ -7,6 +7,7 @@ import time
 
 from encoder_service.account import Account
 from encoder_service.frames import Captured, Coded
+from encoder_service.offered import OfferedSources
 from encoder_service.rate_control import RateController
 from encoder_service.role import Role
 
@@ -14,12 +15,15 @@ from encoder_service.role import Role
 class Coder:
     """The coding half of a node; the sending half tells `rate` what became of the bytes."""
 
-    def __init__(self, role: Role, rate: RateController, account: Account, *, epoch_us: int) -> None:
+    def __init__(
+        self, role: Role, rate: RateController, account: Account, offered: OfferedSources, *, epoch_us: int
+    ) -> None:
         """`epoch_us`: no frame was captured before this."""
         self.rate = rate
         self.epoch_us = epoch_us
         self._role = role
         self._account = account
+        self._offered = offered
         self._last_ordinal = 0
 
     @property
@@ -40,6 +44,7 @@ class Coder:
         if level is None:
             self._account.drop("rate")
             return None
+        self._offered.put(captured.frame)
         start_s = time.perf_counter()
         try:
             coded = await asyncio.to_thread(self._role.code, captured.frame, level)

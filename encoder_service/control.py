@@ -1,7 +1,8 @@
-"""Shows how a running node is, and sets its rate."""
+"""Shows how a running node is and what it sees, and sets its rate."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -12,14 +13,23 @@ from encoder_service.rate_control import FixedLevel, FollowLink, Rate, TargetRat
 from encoder_service.role import DELIVERIES
 from encoder_service.settings import EncoderSettings
 from ndsc.service.authority import Authority
-from ndsc.service.errors import FIELD_INVALID, NOT_READY, RefusedError, abort
+from ndsc.service.errors import FIELD_INVALID, NOT_READY, SOURCE_NOT_FOUND, RefusedError, abort
+from ndsc.service.images import answer_format, to_image
+from ndsc.service.timestamps import from_timestamp, to_timestamp
 from ndsc.v1 import node_pb2
-from ndsc.v1.node_pb2 import GetNodeRequest, GetNodeResponse, SetRateRequest, SetRateResponse
+from ndsc.v1.node_pb2 import (
+    GetNodeRequest,
+    GetNodeResponse,
+    GetSourceRequest,
+    GetSourceResponse,
+    SetRateRequest,
+    SetRateResponse,
+)
 from ndsc.v1.node_pb2_grpc import NodeServiceServicer
 
 
 class NodeServicer(NodeServiceServicer):
-    """GetNode and SetRate."""
+    """GetNode, SetRate and GetSource."""
 
     def __init__(self, settings: EncoderSettings, node: Node, authority: Authority) -> None:
         self._settings = settings
@@ -67,6 +77,29 @@ class NodeServicer(NodeServiceServicer):
         except RefusedError as error:
             await abort(context, error.reason, str(error))
         return SetRateResponse()
+
+    async def GetSource(  # noqa: N802
+        self, request: GetSourceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> GetSourceResponse:
+        """See the contract."""
+        try:
+            self._authority.check(context, role="client", rig=self._settings.rig)
+            image_format = answer_format(request.format)
+            at_us = from_timestamp(request.capture_time) if request.HasField("capture_time") else None
+            frame = self._node.offered.get(at_us)
+            if frame is None:
+                raise RefusedError(
+                    SOURCE_NOT_FOUND,
+                    f"the node offers its last {self._settings.offer_sources} frames, and that is none of them"
+                    if self._settings.offer_sources
+                    else "the node offers no frames of its own",
+                )
+        except RefusedError as error:
+            await abort(context, error.reason, str(error))
+        return GetSourceResponse(
+            capture_time=to_timestamp(frame.capture_time_us),
+            image=await asyncio.to_thread(to_image, frame.image, image_format),
+        )
 
 
 def _to_message(rate: Rate) -> node_pb2.Rate:

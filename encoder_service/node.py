@@ -20,6 +20,7 @@ from encoder_service.coder import Coder
 from encoder_service.fetch import fetch_bundle, last_fetched
 from encoder_service.link import Connector, Link
 from encoder_service.metrics import NodeMetrics
+from encoder_service.offered import OfferedSources
 from encoder_service.outbox import LiveOutbox
 from encoder_service.rate_control import FixedLevel, FollowLink, Rate, RateController, TargetRate
 from encoder_service.role import Role
@@ -86,6 +87,7 @@ class Node:
         self._change: asyncio.Task[None] | None = None
         self.session_id = os.urandom(16)
         """Of the session that frames are added to; the spool may go on with an older one."""
+        self.offered = OfferedSources(settings.offer_sources)
         self.rate: RateController | None = None
         self.announced = False
         """Whether the process has said that it is ready: the first call was opened."""
@@ -159,7 +161,7 @@ class Node:
             stack.callback(source.close)
             role.begin(source, _CLOCKS[settings.clock or source.clock])
             self.rate = RateController(role.rate_levels, self._rate(role))
-            coder = Coder(role, self.rate, self.account, epoch_us=source.epoch_us)
+            coder = Coder(role, self.rate, self.account, self.offered, epoch_us=source.epoch_us)
             queue = self._queue = CaptureQueue(
                 max(settings.queue_frames, settings.batch_frames),
                 self.account,

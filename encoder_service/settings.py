@@ -137,6 +137,13 @@ class EncoderSettings(ServiceSettings):
         "drive, unsynchronized for cameras",
     )
     frame_id: str = Field("", max_length=256, description="name of the camera's optical frame, as in ROS")
+    offer_sources: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="frames as captured, the newest, that people and tools of the rig may ask the node for, to "
+        "compare with what was decoded",
+    )
     queue_frames: int = Field(2, ge=1, le=1024, description="captured frames that may wait to be coded")
     handshake_timeout_s: float = Field(
         5.0, gt=0, le=600, description="longest wait for the decoder, in seconds"

@@ -61,6 +61,7 @@ UNAUTHENTICATED: Final = types_pb2.ERROR_REASON_UNAUTHENTICATED
 PERMISSION_DENIED: Final = types_pb2.ERROR_REASON_PERMISSION_DENIED
 STORE_FULL: Final = types_pb2.ERROR_REASON_STORE_FULL
 NOT_READY: Final = types_pb2.ERROR_REASON_NOT_READY
+SOURCE_NOT_FOUND: Final = types_pb2.ERROR_REASON_SOURCE_NOT_FOUND
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,11 @@ OUTCOMES: Final[dict[ErrorReason, Outcome]] = {
     ),
     NOT_READY: Outcome(
         _Code.UNAVAILABLE, True, "Wait until health says SERVING; if it does not, the decoder's log says why."
+    ),
+    SOURCE_NOT_FOUND: Outcome(
+        _Code.NOT_FOUND,
+        False,
+        "Start the node with `--offer-sources`, as many frames as lie between capture and question.",
     ),
 }
 

@@ -22,28 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from ndsc.v1 import types_pb2 as ndsc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12ndsc/v1/node.proto\x12\x07ndsc.v1\x1a\x13ndsc/v1/types.proto\"\x10\n\x0eGetNodeRequest\"\xa3\x02\n\x0fGetNodeResponse\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12#\n\x08\x64\x65livery\x18\x04 \x01(\x0e\x32\x11.ndsc.v1.Delivery\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x10\n\x08\x63\x61ptured\x18\x06 \x01(\x04\x12\x0c\n\x04sent\x18\x07 \x01(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x08 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x04\x12\x0f\n\x07\x64ropped\x18\n \x01(\x04\x12\x0f\n\x07unknown\x18\x0b \x01(\x04\x12\x0f\n\x07waiting\x18\x0c \x01(\x04\x12\x1b\n\x04rate\x18\r \x01(\x0b\x32\r.ndsc.v1.Rate\x12\x11\n\tsent_kbps\x18\x0e \x01(\x01\"-\n\x0eSetRateRequest\x12\x1b\n\x04rate\x18\x01 \x01(\x0b\x32\r.ndsc.v1.Rate\"\x11\n\x0fSetRateResponse\"g\n\x04Rate\x12\x14\n\nrate_level\x18\x01 \x01(\rH\x00\x12\x15\n\x0btarget_kbps\x18\x02 \x01(\x01H\x00\x12*\n\x0b\x66ollow_link\x18\x03 \x01(\x0b\x32\x13.ndsc.v1.FollowLinkH\x00\x42\x06\n\x04kind\"\x0c\n\nFollowLink2\x89\x01\n\x0bNodeService\x12<\n\x07GetNode\x12\x17.ndsc.v1.GetNodeRequest\x1a\x18.ndsc.v1.GetNodeResponse\x12<\n\x07SetRate\x12\x17.ndsc.v1.SetRateRequest\x1a\x18.ndsc.v1.SetRateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12ndsc/v1/node.proto\x12\x07ndsc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13ndsc/v1/types.proto\"\x10\n\x0eGetNodeRequest\"\xa3\x02\n\x0fGetNodeResponse\x12\x0b\n\x03rig\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\x0c\x12#\n\x08\x64\x65livery\x18\x04 \x01(\x0e\x32\x11.ndsc.v1.Delivery\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x10\n\x08\x63\x61ptured\x18\x06 \x01(\x04\x12\x0c\n\x04sent\x18\x07 \x01(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x08 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\t \x01(\x04\x12\x0f\n\x07\x64ropped\x18\n \x01(\x04\x12\x0f\n\x07unknown\x18\x0b \x01(\x04\x12\x0f\n\x07waiting\x18\x0c \x01(\x04\x12\x1b\n\x04rate\x18\r \x01(\x0b\x32\r.ndsc.v1.Rate\x12\x11\n\tsent_kbps\x18\x0e \x01(\x01\"-\n\x0eSetRateRequest\x12\x1b\n\x04rate\x18\x01 \x01(\x0b\x32\r.ndsc.v1.Rate\"\x11\n\x0fSetRateResponse\"j\n\x10GetSourceRequest\x12\x30\n\x0c\x63\x61pture_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x14.ndsc.v1.ImageFormat\"d\n\x11GetSourceResponse\x12\x30\n\x0c\x63\x61pture_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05image\x18\x02 \x01(\x0b\x32\x0e.ndsc.v1.Image\"g\n\x04Rate\x12\x14\n\nrate_level\x18\x01 \x01(\rH\x00\x12\x15\n\x0btarget_kbps\x18\x02 \x01(\x01H\x00\x12*\n\x0b\x66ollow_link\x18\x03 \x01(\x0b\x32\x13.ndsc.v1.FollowLinkH\x00\x42\x06\n\x04kind\"\x0c\n\nFollowLink2\xcd\x01\n\x0bNodeService\x12<\n\x07GetNode\x12\x17.ndsc.v1.GetNodeRequest\x1a\x18.ndsc.v1.GetNodeResponse\x12<\n\x07SetRate\x12\x17.ndsc.v1.SetRateRequest\x1a\x18.ndsc.v1.SetRateResponse\x12\x42\n\tGetSource\x12\x19.ndsc.v1.GetSourceRequest\x1a\x1a.ndsc.v1.GetSourceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ndsc.v1.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETNODEREQUEST']._serialized_start=52
-  _globals['_GETNODEREQUEST']._serialized_end=68
-  _globals['_GETNODERESPONSE']._serialized_start=71
-  _globals['_GETNODERESPONSE']._serialized_end=362
-  _globals['_SETRATEREQUEST']._serialized_start=364
-  _globals['_SETRATEREQUEST']._serialized_end=409
-  _globals['_SETRATERESPONSE']._serialized_start=411
-  _globals['_SETRATERESPONSE']._serialized_end=428
-  _globals['_RATE']._serialized_start=430
-  _globals['_RATE']._serialized_end=533
-  _globals['_FOLLOWLINK']._serialized_start=535
-  _globals['_FOLLOWLINK']._serialized_end=547
-  _globals['_NODESERVICE']._serialized_start=550
-  _globals['_NODESERVICE']._serialized_end=687
+  _globals['_GETNODEREQUEST']._serialized_start=85
+  _globals['_GETNODEREQUEST']._serialized_end=101
+  _globals['_GETNODERESPONSE']._serialized_start=104
+  _globals['_GETNODERESPONSE']._serialized_end=395
+  _globals['_SETRATEREQUEST']._serialized_start=397
+  _globals['_SETRATEREQUEST']._serialized_end=442
+  _globals['_SETRATERESPONSE']._serialized_start=444
+  _globals['_SETRATERESPONSE']._serialized_end=461
+  _globals['_GETSOURCEREQUEST']._serialized_start=463
+  _globals['_GETSOURCEREQUEST']._serialized_end=569
+  _globals['_GETSOURCERESPONSE']._serialized_start=571
+  _globals['_GETSOURCERESPONSE']._serialized_end=671
+  _globals['_RATE']._serialized_start=673
+  _globals['_RATE']._serialized_end=776
+  _globals['_FOLLOWLINK']._serialized_start=778
+  _globals['_FOLLOWLINK']._serialized_end=790
+  _globals['_NODESERVICE']._serialized_start=793
+  _globals['_NODESERVICE']._serialized_end=998
 # @@protoc_insertion_point(module_scope)

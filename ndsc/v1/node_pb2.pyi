@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from ndsc.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -51,6 +54,22 @@ class SetRateRequest(_message.Message):
 class SetRateResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class GetSourceRequest(_message.Message):
+    __slots__ = ("capture_time", "format")
+    CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    capture_time: _timestamp_pb2.Timestamp
+    format: _types_pb2.ImageFormat
+    def __init__(self, capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., format: _Optional[_Union[_types_pb2.ImageFormat, str]] = ...) -> None: ...
+
+class GetSourceResponse(_message.Message):
+    __slots__ = ("capture_time", "image")
+    CAPTURE_TIME_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    capture_time: _timestamp_pb2.Timestamp
+    image: _types_pb2.Image
+    def __init__(self, capture_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., image: _Optional[_Union[_types_pb2.Image, _Mapping]] = ...) -> None: ...
 
 class Rate(_message.Message):
     __slots__ = ("rate_level", "target_kbps", "follow_link")

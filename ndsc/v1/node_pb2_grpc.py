@@ -45,6 +45,11 @@ class NodeServiceStub:
                 request_serializer=ndsc_dot_v1_dot_node__pb2.SetRateRequest.SerializeToString,
                 response_deserializer=ndsc_dot_v1_dot_node__pb2.SetRateResponse.FromString,
                 _registered_method=True)
+        self.GetSource = channel.unary_unary(
+                '/ndsc.v1.NodeService/GetSource',
+                request_serializer=ndsc_dot_v1_dot_node__pb2.GetSourceRequest.SerializeToString,
+                response_deserializer=ndsc_dot_v1_dot_node__pb2.GetSourceResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -65,6 +70,13 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSource(self, request, context):
+        """A frame as it was captured, where the node offers its newest ones: to compare with what was decoded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.SetRate,
                     request_deserializer=ndsc_dot_v1_dot_node__pb2.SetRateRequest.FromString,
                     response_serializer=ndsc_dot_v1_dot_node__pb2.SetRateResponse.SerializeToString,
+            ),
+            'GetSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSource,
+                    request_deserializer=ndsc_dot_v1_dot_node__pb2.GetSourceRequest.FromString,
+                    response_serializer=ndsc_dot_v1_dot_node__pb2.GetSourceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class NodeService:
             '/ndsc.v1.NodeService/SetRate',
             ndsc_dot_v1_dot_node__pb2.SetRateRequest.SerializeToString,
             ndsc_dot_v1_dot_node__pb2.SetRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ndsc.v1.NodeService/GetSource',
+            ndsc_dot_v1_dot_node__pb2.GetSourceRequest.SerializeToString,
+            ndsc_dot_v1_dot_node__pb2.GetSourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class NodeServiceStub:
     """The node's account so far."""
     SetRate: _grpc.UnaryUnaryMultiCallable[_node_pb2.SetRateRequest, _node_pb2.SetRateResponse]
     """Holds the node to another rate, from the next frame on."""
+    GetSource: _grpc.UnaryUnaryMultiCallable[_node_pb2.GetSourceRequest, _node_pb2.GetSourceResponse]
+    """A frame as it was captured, where the node offers its newest ones: to compare with what was decoded."""
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -47,6 +49,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """The node's account so far."""
     SetRate: _aio.UnaryUnaryMultiCallable[_node_pb2.SetRateRequest, _node_pb2.SetRateResponse]  # type: ignore[assignment]
     """Holds the node to another rate, from the next frame on."""
+    GetSource: _aio.UnaryUnaryMultiCallable[_node_pb2.GetSourceRequest, _node_pb2.GetSourceResponse]  # type: ignore[assignment]
+    """A frame as it was captured, where the node offers its newest ones: to compare with what was decoded."""
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows how a camera node is, and sets its rate."""
@@ -66,5 +70,13 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.SetRateResponse, _abc.Awaitable[_node_pb2.SetRateResponse]]:
         """Holds the node to another rate, from the next frame on."""
+
+    @_abc_1.abstractmethod
+    def GetSource(
+        self,
+        request: _node_pb2.GetSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.GetSourceResponse, _abc.Awaitable[_node_pb2.GetSourceResponse]]:
+        """A frame as it was captured, where the node offers its newest ones: to compare with what was decoded."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

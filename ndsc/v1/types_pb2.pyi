@@ -65,6 +65,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
     ERROR_REASON_STORE_FULL: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_READY: _ClassVar[ErrorReason]
+    ERROR_REASON_SOURCE_NOT_FOUND: _ClassVar[ErrorReason]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_RAW_RGB8: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
@@ -107,6 +108,7 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason
 ERROR_REASON_PERMISSION_DENIED: ErrorReason
 ERROR_REASON_STORE_FULL: ErrorReason
 ERROR_REASON_NOT_READY: ErrorReason
+ERROR_REASON_SOURCE_NOT_FOUND: ErrorReason
 
 class Image(_message.Message):
     __slots__ = ("format", "width", "height", "data")

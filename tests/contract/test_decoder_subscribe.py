@@ -198,7 +198,8 @@ async def test_the_newest_are_kept_and_the_missed_are_counted() -> None:
         hub.publish(_picture("left", sequence))
         hub.publish(_picture("other", sequence))
     got = [await subscription.next(), await subscription.next()]
-    assert [(missed, picture.sequence) for missed, picture in got] == [(3, 4), (0, 5)]
+    told = [(missed, picture.sequence) for missed, picture in got if isinstance(picture, Picture)]
+    assert told == [(3, 4), (0, 5)]
 
 
 async def test_bad_subscriptions(start_decoder: StartDecoder) -> None:

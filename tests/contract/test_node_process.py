@@ -11,16 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import numpy as np
 import pytest
 
 from encoder_service import server as server_module
 from encoder_service.server import main
 from encoder_service.settings import EncoderSettings
+from ndsc.codec.frames import read_image
 from ndsc.service import errors
 from ndsc.service.channel import open_channel
 from ndsc.service.errors import describe
 from ndsc.service.health import check_health
-from ndsc.v1.node_pb2 import FollowLink, GetNodeRequest, GetNodeResponse, Rate, SetRateRequest
+from ndsc.service.images import from_image
+from ndsc.service.timestamps import from_timestamp, to_timestamp
+from ndsc.v1.node_pb2 import (
+    FollowLink,
+    GetNodeRequest,
+    GetNodeResponse,
+    GetSourceRequest,
+    Rate,
+    SetRateRequest,
+)
 from ndsc.v1.node_pb2_grpc import NodeServiceStub
 from ndsc.v1.types_pb2 import DELIVERY_LIVE, Credit
 from tests.contract.encoder_peer import Peer
@@ -245,6 +256,40 @@ async def test_a_node_tells_how_it_is_and_takes_another_rate(peer: Peer, start: 
     process.terminate()
     await process.line("done")
     assert await process.end() == (0, "", "")
+
+
+async def test_a_node_shows_what_it_saw_when_it_offers_that(peer: Peer, start: Starter, folder: Path) -> None:
+    process = await start(peer, "--loop", "--fps", 20, "--offer-sources", 200)
+    pictures = [read_image(folder / f"{number:03d}.png") for number in range(10)]
+    port = (await process.line("ready"))["port"]
+    await peer.until_frames(5)
+    epoch_us = from_timestamp(peer.call.open.capture_epoch)
+    async with open_channel(f"127.0.0.1:{port}") as channel:
+        stub = NodeServiceStub(channel)
+        for frame in peer.frames[:4]:
+            asked = GetSourceRequest(capture_time=to_timestamp(frame.capture_time_us))
+            answer = await stub.GetSource(asked, timeout=10)
+            assert answer.capture_time == asked.capture_time
+            number = round((frame.capture_time_us - epoch_us) / 50_000) % len(pictures)
+            np.testing.assert_array_equal(from_image(answer.image, max_pixels=10_000), pictures[number])
+        newest = await stub.GetSource(GetSourceRequest(), timeout=10)
+        assert from_timestamp(newest.capture_time) >= peer.frames[4].capture_time_us
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetSource(GetSourceRequest(capture_time=to_timestamp(epoch_us - 1)), timeout=10)
+    assert describe(refused.value)[1:] == (
+        "SOURCE_NOT_FOUND",
+        "the node offers its last 200 frames, and that is none of them",
+    )
+
+
+async def test_a_node_shows_nothing_unless_told_to(peer: Peer, start: Starter) -> None:
+    process = await start(peer, "--loop")
+    port = (await process.line("ready"))["port"]
+    await peer.until_frames(2)
+    async with open_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await NodeServiceStub(channel).GetSource(GetSourceRequest(), timeout=10)
+    assert describe(refused.value)[1:] == ("SOURCE_NOT_FOUND", "the node offers no frames of its own")
 
 
 async def test_metrics_show_the_account(peer: Peer, start: Starter) -> None:
