@@ -11,7 +11,7 @@ help:  ## list the commands
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[training,recording,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[training,recording,viewer,dev]'
 	touch $@
 
 demo: $(VENV)/.installed  ## stream a synthetic stereo drive through both services; leaves out/demo.png

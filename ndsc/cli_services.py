@@ -44,6 +44,12 @@ def serve_decoder(context: typer.Context) -> None:
     _become("decoder_service", context.args)
 
 
+@serve.command("viewer", context_settings=_PASS_ON)
+def serve_viewer(context: typer.Context) -> None:
+    """A page to look at: cameras live, and what the side information is worth."""
+    _become("ndsc.viewer", context.args)
+
+
 def _become(module: str, arguments: list[str]) -> NoReturn:
     """Replace this process by a service: signals and the exit code are then the service's own."""
     sys.stdout.flush()

@@ -97,8 +97,8 @@ def is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-class ServiceSettings(BaseSettings):
-    """What both services can be told. Subclasses add their own settings and `service_config`."""
+class ProcessSettings(BaseSettings):
+    """What every process can be told. Subclasses add their own settings and `service_config`."""
 
     model_config = SETTINGS_CONFIG
 
@@ -109,6 +109,29 @@ class ServiceSettings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     log_json: bool = Field(False, description="log one JSON object a line instead of text")
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, listen: str) -> str:
+        split_address(listen)
+        return listen
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (put first by pydantic-settings), arguments, environment, file."""
+        return init_settings, env_settings, _ConfigFile(settings_cls)
+
+
+class ServiceSettings(ProcessSettings):
+    """What both gRPC services can be told."""
+
     provider: Literal["cpu", "cuda"] = Field("cpu", description="where networks run")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads for networks; 0 lets onnxruntime choose")
     tls_certificate: Path | None = Field(
@@ -125,12 +148,6 @@ class ServiceSettings(BaseSettings):
         None, description="file that every event of every frame is appended to, as JSON lines, for audits"
     )
     reflection: bool = Field(True, description="let tools such as grpcurl list the services")
-
-    @field_validator("listen")
-    @classmethod
-    def _check_listen(cls, listen: str) -> str:
-        split_address(listen)
-        return listen
 
     @model_validator(mode="after")
     def _check_tls(self) -> ServiceSettings:
@@ -157,24 +174,12 @@ class ServiceSettings(BaseSettings):
         """Where this service's keys are; None: plaintext."""
         return certificate_files(self.tls_ca, self.tls_certificate, self.tls_key)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags (put first by pydantic-settings), arguments, environment, file."""
-        return init_settings, env_settings, _ConfigFile(settings_cls)
 
-
-SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+SettingsT = TypeVar("SettingsT", bound=ProcessSettings)
 
 
 def load_settings(cls: type[SettingsT], argv: Sequence[str]) -> SettingsT:
-    """Settings of a service started with the arguments `argv` (without the program's name).
+    """Settings of a process started with the arguments `argv` (without the program's name).
 
     Each wrong setting becomes one line on stderr, then SystemExit(2). `--help` prints all and exits 0.
     """

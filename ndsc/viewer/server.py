@@ -1,0 +1,219 @@
+"""The viewer as a process: HTTP for the page, its pictures and its events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import grpc.aio
+from aiohttp import web
+
+from ndsc.codec.errors import NdscError
+from ndsc.service.errors import ListenError, describe
+from ndsc.service.logs import configure_logs
+from ndsc.service.server import announce
+from ndsc.service.settings import fail, is_loopback, load_settings, split_address
+from ndsc.v1 import types_pb2
+from ndsc.v1.node_pb2 import FollowLink, Rate
+from ndsc.v1.types_pb2 import Image
+from ndsc.viewer.quality import QualityMeter
+from ndsc.viewer.rig import RigWatcher
+from ndsc.viewer.settings import ViewerSettings
+
+_PAGE: Final = Path(__file__).parent / "page"
+_FILES: Final = {
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+}
+_TYPES: Final = {types_pb2.IMAGE_FORMAT_PNG: "image/png", types_pb2.IMAGE_FORMAT_JPEG: "image/jpeg"}
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+SILENCE_S: Final = 15.0
+"""A comment keeps the events' connection alive through proxies."""
+
+
+class ViewerServer:
+    """Answers browsers."""
+
+    def __init__(self, rig: RigWatcher, meter: QualityMeter, *, local: bool) -> None:
+        """`local`: only this machine is meant to see the page."""
+        self._rig = rig
+        self._meter = meter
+        self._local = local
+
+    def application(self) -> web.Application:
+        """The routes."""
+        middlewares = [_with_headers, *([_refuse_other_names] if self._local else [])]
+        application = web.Application(middlewares=middlewares, client_max_size=1 << 14)
+        for path in _FILES:
+            application.router.add_get(path, self.file)
+        application.router.add_get("/api/events", self.events)
+        application.router.add_get("/api/frames/{camera}/{number:\\d{1,12}}/{kind}", self.picture)
+        application.router.add_post("/api/cameras/{camera}/rate", self.rate)
+        return application
+
+    async def file(self, request: web.Request) -> web.Response:
+        """A file of the page."""
+        name, kind = _FILES[request.path]
+        text = await asyncio.to_thread((_PAGE / name).read_text)
+        return web.Response(text=text, content_type=kind, headers={"Cache-Control": "no-cache"})
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Server-sent events: how things stand, and all that happens from now on."""
+        response = web.StreamResponse(headers={"Cache-Control": "no-store", **_HEADERS})
+        response.content_type = "text/event-stream"
+        await response.prepare(request)
+        # A browser that has left is no error; nobody else is told.
+        with suppress(ConnectionResetError):
+            await self._tell(response)
+        return response
+
+    async def _tell(self, response: web.StreamResponse) -> None:
+        async with self._rig.browser() as queue:
+            while True:
+                try:
+                    event = await asyncio.wait_for(queue.get(), SILENCE_S)
+                except TimeoutError:
+                    await response.write(b": still here\n\n")
+                    continue
+                if event is None:
+                    return
+                await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+
+    async def picture(self, request: web.Request) -> web.Response:
+        """A picture of a frame: decoded, without (side information), side, or source."""
+        camera, number, kind = (request.match_info[name] for name in ("camera", "number", "kind"))
+        frame = self._rig.shelf.get(camera, int(number))
+        image: Image | None = None
+        if frame is not None:
+            match kind:
+                case "decoded":
+                    image = frame.message.image
+                case "side":
+                    image = self._rig.shelf.side_of(frame)
+                case "source":
+                    image = await self._rig.source(frame)
+                case "without":
+                    self._meter.compare()
+                    try:
+                        image = await self._rig.without(frame)
+                    except grpc.aio.AioRpcError as error:
+                        raise web.HTTPServiceUnavailable(text=describe(error)[2]) from error
+        if image is None:
+            raise web.HTTPNotFound(text=f"no picture {kind!r} of frame {number} of camera {camera!r} is held")
+        if image.format not in _TYPES:
+            raise web.HTTPNotFound(text="that picture came raw, which browsers do not show")
+        # A number is never used again, so a browser may keep what it has.
+        headers = {"Cache-Control": "private, max-age=60, immutable"}
+        return web.Response(body=image.data, content_type=_TYPES[image.format], headers=headers)
+
+    async def rate(self, request: web.Request) -> web.Response:
+        """Hold a camera to a rate: {"rate_level": n}, {"target_kbps": x} or {"follow_link": true}."""
+        if request.content_type != "application/json":  # what no page of another origin may send
+            raise web.HTTPUnsupportedMediaType(text="send JSON, as application/json")
+        try:
+            rate = _rate(json.loads(await request.text()))
+        except (ValueError, TypeError) as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        camera = request.match_info["camera"]
+        try:
+            known = await self._rig.set_rate(camera, rate)
+        except grpc.aio.AioRpcError as error:
+            raise web.HTTPBadRequest(text=describe(error)[2]) from error
+        if not known:
+            raise web.HTTPNotFound(text=f"no node of camera {camera!r} answers; give its address with --node")
+        return web.json_response({})
+
+
+def _rate(wanted: Any) -> Rate:
+    """Raises ValueError or TypeError."""
+    if not isinstance(wanted, dict) or len(wanted) != 1:
+        raise ValueError("give one of rate_level, target_kbps and follow_link")
+    match next(iter(wanted.items())):
+        case ("rate_level", int(level)) if not isinstance(level, bool) and 0 <= level < 1 << 32:
+            return Rate(rate_level=level)
+        case ("target_kbps", (int() | float()) as kbps) if not isinstance(kbps, bool):
+            return Rate(target_kbps=kbps)
+        case ("follow_link", True):
+            return Rate(follow_link=FollowLink())
+    raise ValueError("give one of rate_level, target_kbps and follow_link")
+
+
+@web.middleware
+async def _with_headers(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPException as error:
+        error.headers.update(_HEADERS)
+        raise
+    if not response.prepared:
+        response.headers.update(_HEADERS)
+    return response
+
+
+@web.middleware
+async def _refuse_other_names(request: web.Request, handler: Any) -> web.StreamResponse:
+    """A page elsewhere may let its own name point here, and would then read the cameras (DNS rebinding)."""
+    try:
+        local = is_loopback(request.host if request.url.explicit_port else f"{request.host}:80")
+    except ValueError:
+        local = False
+    if not local:
+        raise web.HTTPForbidden(text="this page is for this machine alone: open it by 127.0.0.1 or localhost")
+    response: web.StreamResponse = await handler(request)
+    return response
+
+
+@asynccontextmanager
+async def running(settings: ViewerSettings) -> AsyncIterator[int]:
+    """Serve; gives the port once it can be reached. Raises KeyFileError and ListenError."""
+    rig = RigWatcher(settings)
+    meter = QualityMeter(rig)
+    host, port = split_address(settings.listen)
+    server = ViewerServer(rig, meter, local=is_loopback(settings.listen))
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
+    async with rig.running():
+        measuring = asyncio.create_task(meter.run())
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, port)
+            try:
+                await site.start()
+            except OSError as error:
+                raise ListenError(f"cannot listen at {settings.listen}: {error.strerror or error}") from error
+            yield runner.addresses[0][1]
+        finally:
+            measuring.cancel()
+            await asyncio.gather(measuring, return_exceptions=True)
+            await runner.cleanup()
+
+
+async def serve(settings: ViewerSettings) -> None:
+    """Serve until SIGINT or SIGTERM. Prints `ready {"port": …}`. Raises NdscError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as port:
+        announce("ready", port=port)
+        await stop.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: errors raised on purpose become one line and exit code 1."""
+    settings = load_settings(ViewerSettings, sys.argv[1:] if argv is None else argv)
+    configure_logs(level=settings.log_level, json_lines=settings.log_json)
+    try:
+        asyncio.run(serve(settings))
+    except NdscError as error:
+        fail(error)
