@@ -34,7 +34,8 @@ _FILES: Final = {
 }
 _TYPES: Final = {types_pb2.IMAGE_FORMAT_PNG: "image/png", types_pb2.IMAGE_FORMAT_JPEG: "image/jpeg"}
 _HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }

@@ -7,6 +7,7 @@ const KINDS = {
   side: "side information",
 };
 const REMEMBERED = 300; // frames of a curve
+const FEWEST = 60; // frames that its width holds at least
 const EVENTS = 60; // lines of the log
 
 const $ = (id) => document.getElementById(id);
@@ -98,9 +99,12 @@ function border() {
 
 // Curves
 
-function curve(svg, lines) {
+function curve(svg, lines, digits) {
   const values = lines.flatMap((line) => line.values).filter((value) => value !== null);
+  const [most, least] = svg.parentElement.querySelectorAll("span");
   svg.replaceChildren();
+  most.textContent = values.length ? Math.max(...values).toFixed(digits) : "";
+  least.textContent = values.length ? Math.min(...values).toFixed(digits) : "";
   if (!values.length) return;
   const low = Math.min(...values);
   const high = Math.max(...values);
@@ -109,10 +113,9 @@ function curve(svg, lines) {
   for (const { name, values } of lines) {
     const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
     line.setAttribute("class", name);
-    const step = 300 / Math.max(1, REMEMBERED - 1);
-    const first = REMEMBERED - values.length;
+    const step = 300 / (Math.max(FEWEST, values.length) - 1);
     const points = values
-      .map((value, i) => (value === null ? null : `${(first + i) * step},${95 - (90 * (value - low)) / span}`))
+      .map((value, i) => (value === null ? null : `${i * step},${95 - (90 * (value - low)) / span}`))
       .filter(Boolean);
     line.setAttribute("points", points.join(" "));
     svg.append(line);
@@ -121,11 +124,12 @@ function curve(svg, lines) {
 
 function curves() {
   const points = state.cameras.get(state.camera)?.points ?? [];
-  curve($("bpp"), [{ name: "with", values: points.map((p) => p.bpp) }]);
-  curve($("psnr"), [
+  curve($("bpp"), [{ name: "with", values: points.map((p) => p.bpp) }], 3);
+  const quality = [
     { name: "with", values: points.map((p) => p.psnr) },
     { name: "without", values: points.map((p) => p.without) },
-  ]);
+  ];
+  curve($("psnr"), quality, 1);
   const last = points.at(-1);
   $("bpp-now").textContent = last ? last.bpp.toFixed(4) : "";
   const measured = points.findLast((p) => p.psnr !== null);
