@@ -18,7 +18,7 @@ from training.experiments.codec import figures
 from training.experiments.codec.measured import KINDS, Kind, mean_of, measure
 from training.experiments.codec.paper import PAPER, measure_paper, train_paper
 from training.experiments.codec.trained import train_variant
-from training.experiments.codec.variants import SMOKE, Dials, variants
+from training.experiments.codec.variants import SMOKE, WHOLE, Dials, variants
 from training.experiments.recipe import (
     RecipeError,
     Results,
@@ -51,7 +51,8 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Train this variant and make no table, to work on several side by side; repeatable."
+            help='Of the variants only this one; repeatable. Without "all parts" among them they are '
+            "trained and there is no table: to work on several side by side."
         ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="What the networks train in.")] = Dials.precision,
@@ -68,6 +69,7 @@ def main(
     names = [*(variant.name for variant in trainable), PAPER]
     if unknown := sorted(set(only or []) - set(names)):
         raise RecipeError(f"--only {unknown[0]}: the variants are {', '.join(names)}")
+    compared = not only or WHOLE in only
     pairs, held_out = _pairs(stereo, smoke=smoke, test=test)
     curves: dict[tuple[str, Kind], Curve] = {}
     seconds: dict[str, float] = {}
@@ -92,7 +94,7 @@ def main(
                 )
                 for seed in range(dials.seeds)
             ]
-            if not only:
+            if compared:
                 measured = [measure(one, held_out, variant.name) for one in found]
                 if variant.train.side_dropout == 1:  # no y for a decoder that never saw one
                     measured = [dict.fromkeys(KINDS, one["none"]) for one in measured]
@@ -114,10 +116,10 @@ def main(
                 ]
                 for seed in range(dials.seeds)
             ]
-            if not only:
+            if compared:
                 of_all = sum(code.seconds for of_seed in codes for code in of_seed)
                 keep(PAPER, [measure_paper(of_seed, held_out) for of_seed in codes], of_all)
-    if only:
+    if not compared:
         return
     rows = figures.table(curves, seconds) if not smoke else _smoke_rows(curves)
     notes = [
