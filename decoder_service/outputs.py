@@ -11,9 +11,9 @@ from pathlib import Path
 from decoder_service.decoding import Workers
 from decoder_service.metrics import DecoderMetrics
 from ndsc.codec.bitstream import CompressedFrame
-from ndsc.codec.frames import Frame, write_image
+from ndsc.codec.frames import Frame
 from ndsc.service.errors import DRAINING, SESSION_LIMIT, RefusedError
-from ndsc.service.images import to_image
+from ndsc.service.images import frame_name, to_image, write_frame
 from ndsc.v1 import types_pb2
 from ndsc.v1.types_pb2 import Image, ImageFormat, SideInformationUse
 
@@ -186,7 +186,5 @@ class FolderWriter:
         return self._workers.run(self._write, picture)
 
     def _write(self, picture: Picture) -> None:
-        session = picture.session_id.hex()[:8]
-        path = self._folder / picture.rig / picture.camera / session / f"{picture.sequence:08d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, picture.image)
+        name = frame_name(picture.rig, picture.camera, picture.session_id, picture.sequence)
+        write_frame(self._folder / name, picture.image)

@@ -32,10 +32,17 @@ def record(
     output: Annotated[Path, typer.Option("-o", "--output", help="MCAP file to write.")],
     rig: Annotated[str, typer.Option(help="Rig to record.")],
     camera: Annotated[
-        list[str] | None, typer.Option(help="Record this camera of it; repeatable. All without.")
+        list[str] | None,
+        typer.Option(
+            help="Record this camera of it; repeatable. All without; a camera whose decoded frames serve as side "
+            "information must be among them, or what it serves cannot be replayed."
+        ),
     ] = None,
     pictures: Annotated[
-        Literal["png", "jpeg"], typer.Option(help="Format of the decoded pictures; jpeg cannot be compared.")
+        Literal["png", "jpeg"],
+        typer.Option(
+            help="Format of the decoded pictures; jpeg can be neither compared nor side information."
+        ),
     ] = "png",
     seconds: Annotated[float | None, typer.Option(min=0.1, help="End after so long.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="End after so many decoded frames.")] = None,
@@ -118,13 +125,11 @@ def replay(
 
 
 def _write(folder: Path, replayed: Replayed) -> None:
-    from ndsc.codec.frames import write_image
+    from ndsc.service.images import frame_name, write_frame
 
     facts = replayed.recorded.facts
-    session = facts.session_id.hex()[:8]
-    path = folder / facts.rig / facts.camera / session / f"{facts.sequence:08d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_image(path, replayed.image)
+    name = frame_name(facts.rig, facts.camera, facts.session_id, facts.sequence)
+    write_frame(folder / name, replayed.image)
 
 
 @contextmanager
@@ -133,7 +138,9 @@ def _packages() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("mcap", "mcap_protobuf", "foxglove_schemas_protobuf"):
+        if (error.name or "").partition(".")[0] not in (
+            *("mcap", "mcap_protobuf", "foxglove_schemas_protobuf", "zstandard"),
+        ):
             raise
         raise RecordingError(f"{error.name} is not installed; pip install 'ndsc[recording]'") from error
 

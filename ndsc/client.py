@@ -311,6 +311,8 @@ class Subscription:
         while not self._closed.is_set():
             try:
                 yield next(self._call)
+            except StopIteration:
+                return
             except grpc.RpcError as error:
                 if self._closed.is_set():
                     return

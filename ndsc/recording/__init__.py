@@ -7,11 +7,12 @@ Topics, all with protobuf schemas (Foxglove shows the images):
     /RIG/CAMERA/image              foxglove.CompressedImage: the decoded picture
     /RIG/STREAM/side_information   foxglove.CompressedImage as it was received, or foxglove.RawImage
 
-A message's publish time is the capture time, its log time when it was recorded. Both packages that this needs come
+A message's publish time is the capture time, its log time when it was recorded. The packages that this needs come
 with `pip install 'ndsc[recording]'`.
 
 errors    what goes wrong
 writer    messages of a subscription → file
+file      the records of an MCAP file
 reader    file → frames with their side information
 replay    frames decoded again, and compared with the recorded pictures
 """

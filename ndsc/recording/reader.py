@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
 
 import numpy as np
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
 from google.protobuf.message import DecodeError
-from mcap.exceptions import EndOfFile, McapError
-from mcap.records import Channel, Message, Schema
-from mcap.stream_reader import StreamReader
+from mcap.records import Channel, Schema
 
 from ndsc.codec.frames import Frame, decode_image
 from ndsc.recording.errors import RecordingError
+from ndsc.recording.file import Place, RecordFile
 from ndsc.v1 import types_pb2
 from ndsc.v1.decode_pb2 import DecodedFrame
 
 Image = CompressedImage | RawImage
 
-MAX_RECORD_BYTES: Final = 1 << 28
+_IMAGES: dict[str, type[Image]] = {
+    "foxglove.CompressedImage": CompressedImage,
+    "foxglove.RawImage": RawImage,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +44,7 @@ class RecordedFrame:
 
 
 class Recording:
-    """A recording, read from its beginning. Iterate it once.
+    """A recording, read from its beginning.
 
     Attributes:
         cut_short: after the last frame: the file has no end, as one that a crash left; all that is in it was read.
@@ -57,95 +55,66 @@ class Recording:
         self.cut_short = False
 
     def __iter__(self) -> Iterator[RecordedFrame]:
-        """Frames in the order in which they were recorded. Raises RecordingError."""
-        try:
-            with self._path.open("rb") as file, _Images() as self._images:
-                yield from self._frames(file)
-        except OSError as error:
-            raise RecordingError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+        """Frames in the order in which they were recorded. Raises RecordingError, also when there is none."""
+        with RecordFile(self._path) as file:
+            found = False
+            for frame in _Reader(self._path, file).frames():
+                found = True
+                yield frame
+            self.cut_short = file.cut_short
+            if not found:
+                raise RecordingError(f"{self._path}: holds no frame that `ndsc record` wrote")
 
-    def _frames(self, file: io.BufferedReader) -> Iterator[RecordedFrame]:
+
+class _Reader:
+    """Finds images again by topic and time: a frame may come hours after its side information (ARCHIVE)."""
+
+    def __init__(self, path: Path, file: RecordFile) -> None:
+        self._path = path
+        self._file = file
+        self._places: dict[tuple[str, int], tuple[type[Image], Place]] = {}
+
+    def frames(self) -> Iterator[RecordedFrame]:
+        """All frames."""
         schemas: dict[int, str] = {}
         channels: dict[int, tuple[str, str]] = {}
-        records = StreamReader(file, validate_crcs=True, record_size_limit=MAX_RECORD_BYTES).records
-        while True:
-            try:
-                record = next(records)
-            except StopIteration:
-                return
-            except EndOfFile:
-                if not channels:
-                    raise RecordingError(
-                        f"{self._path}: no recording, or cut off before its first frame"
-                    ) from None
-                self.cut_short = True
-                return
-            except (McapError, ValueError) as error:
-                raise RecordingError(f"{self._path}: no sound MCAP file: {error}") from error
-            match record:
-                case Schema():
-                    schemas[record.id] = record.name
-                case Channel():
-                    channels[record.id] = (record.topic, schemas.get(record.schema_id, ""))
-                case Message():
-                    frame = self._message(record, *channels.get(record.channel_id, ("", "")))
-                    if frame is not None:
-                        yield frame
-
-    def _message(self, message: Message, topic: str, schema: str) -> RecordedFrame | None:
-        try:
-            match schema:
-                case "foxglove.CompressedImage":
-                    self._images.put(topic, CompressedImage.FromString(message.data))
-                case "foxglove.RawImage":
-                    self._images.put(topic, RawImage.FromString(message.data))
-                case "ndsc.v1.DecodedFrame":
-                    return self._frame(DecodedFrame.FromString(message.data))
-        except DecodeError as error:
-            raise RecordingError(f"{self._path}: a message of {topic} cannot be read") from error
-        return None
+        for place, record in self._file:
+            if isinstance(record, Schema):
+                schemas[record.id] = record.name
+            elif isinstance(record, Channel):
+                channels[record.id] = (record.topic, schemas.get(record.schema_id, ""))
+            else:
+                topic, schema = channels.get(record.channel_id, ("", ""))
+                try:
+                    if schema in _IMAGES:
+                        kind = _IMAGES[schema]
+                        time_ns = kind.FromString(record.data).timestamp.ToNanoseconds()
+                        self._places[topic, time_ns] = (kind, place)
+                    elif schema == "ndsc.v1.DecodedFrame":
+                        yield self._frame(DecodedFrame.FromString(record.data))
+                except (DecodeError, ValueError) as error:
+                    raise RecordingError(f"{self._path}: a message of {topic} cannot be read") from error
 
     def _frame(self, facts: DecodedFrame) -> RecordedFrame:
-        images = self._images
-        picture = images.get(f"/{facts.rig}/{facts.camera}/image", facts.capture_time.ToNanoseconds())
+        time_ns = facts.capture_time.ToNanoseconds()
+        picture = self._image(f"/{facts.rig}/{facts.camera}/image", time_ns)
         use = facts.side_information
         served = None
         if use.outcome == types_pb2.SIDE_INFORMATION_OUTCOME_PAIRED:
             at, stream = use.capture_time.ToNanoseconds(), f"/{facts.rig}/{use.stream}"
-            served = images.get(f"{stream}/side_information", at) or images.get(f"{stream}/image", at)
+            served = self._image(f"{stream}/side_information", at)
+            if served is None:
+                # Another camera, whose decoded frames serve; what JPEG made of them is not what served.
+                decoded = self._image(f"{stream}/image", at)
+                served = decoded if decoded is not None and lossless(decoded) else None
         return RecordedFrame(facts, picture, served)
 
-
-class _Images:
-    """All images so far, in a temporary file: a frame may come hours after its side information (ARCHIVE)."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        self._places: dict[tuple[str, int], tuple[type[Image], int, int]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def put(self, topic: str, image: Image) -> None:
-        """Keep an image under its time; the last one of a time counts."""
-        data = image.SerializeToString()
-        start = self._file.seek(0, io.SEEK_END)
-        self._file.write(data)
-        self._places[topic, image.timestamp.ToNanoseconds()] = (type(image), start, len(data))
-
-    def get(self, topic: str, time_ns: int) -> Image | None:
-        """The image of a topic and time."""
-        place = self._places.get((topic, time_ns))
-        if place is None:
+    def _image(self, topic: str, time_ns: int) -> Image | None:
+        found = self._places.get((topic, time_ns))
+        if found is None:
             return None
-        kind, start, size = place
-        self._file.seek(start)
-        return kind.FromString(self._file.read(size))
+        kind, place = found
+        return kind.FromString(self._file.message(place).data)
 
 
 def lossless(image: Image) -> bool:

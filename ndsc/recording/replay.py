@@ -14,6 +14,7 @@ from ndsc.codec.codec import FrameDecoder
 from ndsc.codec.errors import BitstreamMismatchError
 from ndsc.codec.frames import Frame
 from ndsc.codec.runtime import RuntimeOptions
+from ndsc.recording.errors import RecordingError
 from ndsc.recording.reader import RecordedFrame, lossless, pixels
 
 Decode = Callable[[CompressedFrame, Frame | None], tuple[Frame, str]]
@@ -83,6 +84,15 @@ def by_bundles(bundles: Sequence[Bundle], options: RuntimeOptions | None = None)
     return decode
 
 
+def _difference(one: Frame, other: Frame) -> int:
+    """Grey levels. Raises RecordingError for pictures of two sizes."""
+    if one.shape != other.shape:
+        raise RecordingError(
+            f"a picture of {list(other.shape)} was recorded for a frame of {list(one.shape)}"
+        )
+    return int(np.abs(one.astype(np.int16) - other).max())
+
+
 def replay(frames: Iterator[RecordedFrame], decode: Decode) -> Iterator[Replayed]:
     """Decode frames again, with the side information they were decoded with.
 
@@ -105,5 +115,5 @@ def replay(frames: Iterator[RecordedFrame], decode: Decode) -> Iterator[Replayed
         elif bundle_id != recorded.facts.bundle_id.hex():
             comparison = "another decoder"
         else:
-            difference = int(np.abs(image.astype(np.int16) - pixels(recorded.picture)).max())
+            difference = _difference(image, pixels(recorded.picture))
         yield Replayed(recorded, image, comparison, difference)

@@ -52,9 +52,12 @@ class Recorder:
 
     def close(self) -> None:
         """End the file with its index. Raises OutputError."""
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        try:
             self._guard(self._writer.finish)
-            self._file.close()
+        finally:
+            self._guard(self._file.close)
 
     def write(self, message: SubscribeResponse) -> None:
         """Write what came. Raises OutputError."""

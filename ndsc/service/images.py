@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from ndsc.codec.errors import ImageError
-from ndsc.codec.frames import Frame, decode_image, encode_image
+from ndsc.codec.errors import ImageError, OutputError
+from ndsc.codec.frames import Frame, decode_image, encode_image, write_image
 from ndsc.service.errors import FIELD_INVALID, IMAGE_INVALID, RefusedError
+from ndsc.service.identity import is_name
 from ndsc.v1 import types_pb2
 from ndsc.v1.types_pb2 import Image, ImageFormat
 
@@ -18,6 +20,26 @@ _CODERS: Final[dict[ImageFormat, str]] = {
     types_pb2.IMAGE_FORMAT_PNG: "png",
     types_pb2.IMAGE_FORMAT_JPEG: "jpeg",
 }
+
+
+def frame_name(rig: str, camera: str, session_id: bytes, sequence: int) -> Path:
+    """RIG/CAMERA/SESSION/SEQUENCE.png: where a decoded frame is written below a folder of the user's.
+
+    Raises OutputError for a rig or camera that is no legal name, and could lead out of that folder.
+    """
+    for name in (rig, camera):
+        if not is_name(name):
+            raise OutputError(f"{name!r} is no name of a rig or camera, so its frames are not written")
+    return Path(rig, camera, session_id.hex()[:8], f"{sequence:08d}.png")
+
+
+def write_frame(path: Path, frame: Frame) -> None:
+    """Write uint8 [height, width, 3] as PNG, folders made. Raises OutputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    write_image(path, frame)
 
 
 def max_image_bytes(pixels: int) -> int:
