@@ -1,4 +1,4 @@
-"""The encoder in 8-bit integers: a camera node's CPU multiplies them two to four times as fast as floats.
+"""The encoder in 8-bit integers: a camera node's CPU multiplies them about twice as fast as floats.
 
 Nothing on the wire depends on it: the indices that are sent are the ones the encoder made, whatever it computed
 with. The prior, which both ends must compute alike, is exact by itself (`ndsc.codec.exact`).

@@ -75,7 +75,7 @@ class Patches(Pointwise):
     """Square patches of a frame, less mid-grey, each to one position: [B, I, H, W] → [B, O, H/size, W/size].
 
     The same as `Pointwise` of `pixel_unshuffle(x - 0.5, size)`, its weights in that order, and so it is computed
-    while gradients are wanted. It is exported as one strided convolution, which need not copy the frame about.
+    in eager training. Exported or compiled it is one strided convolution, which need not copy the frame about.
     """
 
     def __init__(self, channels: int, size: int, out_channels: int) -> None:

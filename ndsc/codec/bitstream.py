@@ -104,7 +104,9 @@ def payload_bounds(bitstream: Bitstream, rate_level: int, grid: Grid) -> tuple[i
     return least + PAYLOAD_CRC_BYTES, most + PAYLOAD_CRC_BYTES
 
 
-def encode_payload(indices: NDArray[np.int32], rate_level: int, bitstream: Bitstream) -> bytes:
+def encode_payload(
+    indices: NDArray[np.int32], rate_level: int, bitstream: Bitstream, *, threads: int = 1
+) -> bytes:
     """Indices int32 [stages sent, h, w] → payload.
 
     Raises RateLevelError, and ValueError for another shape or indices outside their codebooks.
@@ -115,7 +117,7 @@ def encode_payload(indices: NDArray[np.int32], rate_level: int, bitstream: Bitst
     for stage, size in zip(indices, bitstream.prior.codebook_sizes, strict=False):
         if int(stage.min()) < 0 or int(stage.max()) >= size:
             raise ValueError(f"indices outside a codebook of {size} vectors")
-    return bitstream.prior.encode(indices, rate_level) + _CRC.pack(
+    return bitstream.prior.encode(indices, rate_level, threads=threads) + _CRC.pack(
         _indices_crc(indices, rate_level, bitstream)
     )
 

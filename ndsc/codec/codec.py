@@ -7,6 +7,7 @@ FrameDecoder   payload → indices (all checks, CPU only) → decoder.onnx with 
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -49,6 +50,7 @@ class FrameEncoder:
         self.bundle = bundle
         self._by_level = bundle.prior.rate_levels is not None
         self._session = EncoderSession(bundle.encoder_onnx, options, by_level=self._by_level)
+        self._threads = options.threads or len(os.sched_getaffinity(0))
 
     @property
     def provider(self) -> str:
@@ -103,7 +105,7 @@ class FrameEncoder:
                 f"indices of rate level {indices.rate_level} do not suffice for {rate_level}; analyze the frame"
             )
         try:
-            payload = encode_payload(indices.stages[:stages], rate_level, bitstream)
+            payload = encode_payload(indices.stages[:stages], rate_level, bitstream, threads=self._threads)
         except ValueError as error:
             raise BundleError(f"encoder.onnx does not fit the prior: {error}") from error
         return CompressedFrame(bitstream.bitstream_id, rate_level, indices.width, indices.height, payload)

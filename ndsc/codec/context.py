@@ -208,7 +208,7 @@ class ContextPrior:
             raise BundleError(f"this is not a valid prior: {first_problem(error)}") from error
         return {"prior.json": spelt, "prior.onnx": self.network}
 
-    def encode(self, indices: Grid, rate_level: int = 0) -> bytes:
+    def encode(self, indices: Grid, rate_level: int = 0, *, threads: int = 1) -> bytes:
         """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
         return entropy.encode(*self._digits(indices))
 

@@ -41,8 +41,11 @@ class LatentPrior(Protocol):
     def rate_levels(self) -> int | None:
         """Rate levels whose indices differ; None where all levels send the first of the same stages."""
 
-    def encode(self, indices: NDArray[np.int32], rate_level: int = 0) -> bytes:
-        """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
+    def encode(self, indices: NDArray[np.int32], rate_level: int = 0, *, threads: int = 1) -> bytes:
+        """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words.
+
+        `threads`: how many it may use.
+        """
 
     def decode(
         self, coded: bytes, stages_sent: int, height: int, width: int, rate_level: int = 0
@@ -151,7 +154,7 @@ class StaticPrior:
             total += stage.size * FREQUENCY_BITS - float(np.log2(table[stage]).sum())
         return total
 
-    def encode(self, indices: NDArray[np.int32], rate_level: int = 0) -> bytes:
+    def encode(self, indices: NDArray[np.int32], rate_level: int = 0, *, threads: int = 1) -> bytes:
         """Indices int32 [stages sent, h, w], inside their codebooks → coded bytes, whole words."""
         return entropy.encode(list(indices), self.frequencies)
 

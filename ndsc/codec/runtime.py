@@ -130,8 +130,8 @@ class EncoderSession(_Session):
 
 
 class PriorSession(_Session):
-    """One pass of `prior.onnx`. Its integers must be exact, so it runs on the CPU, which has been proved; and on
-    one thread, since a pass takes less time than waking a second one.
+    """One pass of `prior.onnx`. Its integers must be exact, so it runs on the CPU, which has been proved; and each
+    pass on one thread: an encoder runs several side by side instead.
 
     Raises like EncoderSession.
     """

@@ -172,9 +172,12 @@ class ScalarPrior:
         """The bundle's files of this prior."""
         return {"prior.json": self._json, "prior.onnx": self.network}
 
-    def encode(self, indices: Grid, rate_level: int = 0) -> bytes:
-        """Indices int32 [planes, h, w], 0 to 2 · bound → coded bytes, whole words."""
-        digits, tables = self._digits(indices, rate_level)
+    def encode(self, indices: Grid, rate_level: int = 0, *, threads: int = 1) -> bytes:
+        """Indices int32 [planes, h, w], 0 to 2 · bound → coded bytes, whole words.
+
+        With more than one of `threads` the passes of a large frame run side by side, in up to three.
+        """
+        digits, tables = self._digits(indices, rate_level, side_by_side=threads > 1)
         return entropy.encode(digits, tables)
 
     def ideal_bits(self, indices: Grid, rate_level: int = 0) -> float:
@@ -224,14 +227,17 @@ class ScalarPrior:
         likeliest, unlikeliest = int(self._tables.max()), int(self._tables.min())
         return code_bits(likeliest, size)[0] * count, code_bits(unlikeliest, size)[1] * count
 
-    def _digits(self, indices: Grid, level: int) -> tuple[list[Grid], list[NDArray[np.float64]]]:
+    def _digits(
+        self, indices: Grid, level: int, *, side_by_side: bool = False
+    ) -> tuple[list[Grid], list[NDArray[np.float64]]]:
         """The digits of each table of each group, in coding order, and those tables."""
         digits: list[Grid] = []
         tables: list[NDArray[np.float64]] = []
         height, width = indices.shape[1:]
         padded = self._padded(height, width)
         padded[:, :height, :width] = indices
-        for group, choice in zip(GROUPS, self._choices(padded, level, height, width), strict=True):
+        choices = self._choices(padded, level, height, width, side_by_side=side_by_side)
+        for group, choice in zip(GROUPS, choices, strict=True):
             flat = np.concatenate([indices[:, r, c].ravel() for r, c in _places(group)])
             in_order = (flat[choice.order] - choice.base + self.bound).astype(np.int32)
             start = 0
@@ -278,10 +284,13 @@ class ScalarPrior:
         sides = -(-height // 4) * 4, -(-width // 4) * 4
         return np.full((self.planes, *sides), 2 * self.bound + 1, np.int32)
 
-    def _choices(self, padded: Grid, level: int, height: int, width: int) -> list[_Choice]:
+    def _choices(
+        self, padded: Grid, level: int, height: int, width: int, *, side_by_side: bool
+    ) -> list[_Choice]:
         """Of all groups, where all indices are known: their networks need not wait for each other."""
-        if height * width < SIDE_BY_SIDE_POSITIONS:
+        if not side_by_side or height * width < SIDE_BY_SIDE_POSITIONS:
             return [self._choice(padded, group, level, height, width) for group in GROUPS]
+        _ = self._sessions  # made by one thread
         passes = [
             _helpers().submit(self._choice, padded, group, level, height, width) for group in GROUPS[2:]
         ]

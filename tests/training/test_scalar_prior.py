@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,15 +53,13 @@ def test_what_is_encoded_is_decoded(prior: ScalarPrior, height: int, width: int)
             assert np.array_equal(prior.decode(coded, PLANES, height, width, level), indices)
 
 
-def test_passes_side_by_side_code_the_same_bytes(
-    model: RateModel, prior: ScalarPrior, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passes_side_by_side_code_the_same_bytes(model: RateModel, prior: ScalarPrior) -> None:
     height, width = 47, 156
     assert height * width >= scalar_prior.SIDE_BY_SIDE_POSITIONS
     of_large = grids(prior, height, width)
     with ThreadPoolExecutor(4) as pool:  # a prior of its own, whose sessions the threads make at once
-        side_by_side = list(pool.map(model.prior().encode, of_large * 2, [1] * 6))
-    monkeypatch.setattr(scalar_prior, "SIDE_BY_SIDE_POSITIONS", height * width + 1)
+        encode = partial(model.prior().encode, rate_level=1, threads=2)
+        side_by_side = list(pool.map(encode, of_large * 2))
     assert side_by_side == [prior.encode(indices, 1) for indices in of_large] * 2
     for indices, coded in zip(of_large, side_by_side, strict=False):
         assert np.array_equal(prior.decode(coded, PLANES, height, width, 1), indices)

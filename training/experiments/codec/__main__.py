@@ -69,6 +69,8 @@ def main(
     names = [*(variant.name for variant in trainable), PAPER]
     if unknown := sorted(set(only or []) - set(names)):
         raise RecipeError(f"--only {unknown[0]}: the variants are {', '.join(names)}")
+    if smoke and test:
+        raise RecipeError("--smoke measures on drives: leave --test out")
     compared = not only or WHOLE in only
     pairs, held_out = _pairs(stereo, smoke=smoke, test=test)
     curves: dict[tuple[str, Kind], Curve] = {}

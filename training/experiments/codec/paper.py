@@ -96,7 +96,11 @@ def train_paper(
         settings,
         distortion=lambda output, source: DISTORTION_WEIGHT * mean_squared_error(output, source),
         directory=folder,
-        made_with={"crops": crops.to_dict(), "data": fingerprint(pairs)},
+        made_with={
+            "crops": crops.to_dict(),
+            "data": fingerprint(pairs),
+            "distortion_weight": DISTORTION_WEIGHT,
+        },
         precision=dials.precision,
         progress=advance,
     )
@@ -126,7 +130,8 @@ def _learn_prior(
         learning_rate=2e-3,
         warm_up_steps=dials.paper_prior_steps // 20,
     )
-    made_with = json.loads(json.dumps({"network": network.to_dict(), "fit": settings.to_dict()}))
+    made_of = {"network": network.to_dict(), "fit": settings.to_dict(), "batches": dials.paper_prior_batches}
+    made_with = json.loads(json.dumps(made_of))
     finished = folder / "finished.json"
     if finished.exists() and json.loads(finished.read_text()) == made_with:
         return prior.load(folder)
