@@ -54,12 +54,16 @@ class SidePicture:
     capture_time_us: int
     image: Frame | Image
     """As it came; pixels from a source that the server reads itself."""
+    _coded: list[asyncio.Task[Image]] = field(default_factory=list)
 
     async def coded(self, workers: Workers) -> Image:
-        """The picture as a message: PNG where there are only pixels."""
+        """The picture as a message: PNG where there are only pixels, coded once for all subscribers."""
         if isinstance(self.image, Image):
             return self.image
-        return await workers.run(to_image, self.image, types_pb2.IMAGE_FORMAT_PNG)
+        if not self._coded:
+            coding = workers.run(to_image, self.image, types_pb2.IMAGE_FORMAT_PNG)
+            self._coded.append(asyncio.ensure_future(coding))
+        return await asyncio.shield(self._coded[0])
 
 
 class Subscription:

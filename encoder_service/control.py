@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
 
 import grpc.aio
 
@@ -13,9 +14,17 @@ from encoder_service.rate_control import FixedLevel, FollowLink, Rate, TargetRat
 from encoder_service.role import DELIVERIES
 from encoder_service.settings import EncoderSettings
 from ndsc.service.authority import Authority
-from ndsc.service.errors import FIELD_INVALID, NOT_READY, SOURCE_NOT_FOUND, RefusedError, abort
+from ndsc.service.errors import (
+    FIELD_INVALID,
+    NOT_READY,
+    OVERLOADED,
+    SOURCE_NOT_FOUND,
+    RefusedError,
+    abort,
+)
 from ndsc.service.images import answer_format, to_image
 from ndsc.service.timestamps import from_timestamp, to_timestamp
+from ndsc.sources import SourceFrame
 from ndsc.v1 import node_pb2
 from ndsc.v1.node_pb2 import (
     GetNodeRequest,
@@ -26,6 +35,10 @@ from ndsc.v1.node_pb2 import (
     SetRateResponse,
 )
 from ndsc.v1.node_pb2_grpc import NodeServiceServicer
+from ndsc.v1.types_pb2 import Image, ImageFormat
+
+MAX_ASKED: Final = 4
+"""Source frames that are coded or wait to be."""
 
 
 class NodeServicer(NodeServiceServicer):
@@ -35,6 +48,9 @@ class NodeServicer(NodeServiceServicer):
         self._settings = settings
         self._node = node
         self._authority = authority
+        # One at a time and in a thread of its own: people who look must not keep frames from being coded.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="source")
+        self._asked = 0
 
     async def GetNode(  # noqa: N802
         self, request: GetNodeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -94,12 +110,21 @@ class NodeServicer(NodeServiceServicer):
                     if self._settings.offer_sources
                     else "the node offers no frames of its own",
                 )
+            image = await self._shown(frame, image_format)
         except RefusedError as error:
             await abort(context, error.reason, str(error))
-        return GetSourceResponse(
-            capture_time=to_timestamp(frame.capture_time_us),
-            image=await asyncio.to_thread(to_image, frame.image, image_format),
-        )
+        return GetSourceResponse(capture_time=to_timestamp(frame.capture_time_us), image=image)
+
+    async def _shown(self, frame: SourceFrame, image_format: ImageFormat) -> Image:
+        """Raises RefusedError (OVERLOADED)."""
+        if self._asked >= MAX_ASKED:
+            raise RefusedError(OVERLOADED, f"{self._asked} source frames are being shown; ask again later")
+        self._asked += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, to_image, frame.image, image_format)
+        finally:
+            self._asked -= 1
 
 
 def _to_message(rate: Rate) -> node_pb2.Rate:

@@ -7,7 +7,9 @@ import time
 from typing import Final
 
 import grpc.aio
+import structlog
 
+from ndsc.codec.errors import NdscError
 from ndsc.evaluate.metrics import psnr
 from ndsc.service.images import from_image
 from ndsc.v1.types_pb2 import Image
@@ -17,6 +19,9 @@ from ndsc.viewer.shelf import ViewedFrame
 COMPARED_S: Final = 5.0
 """Frames are decoded without side information as long as a browser asked for such a picture so recently: the
 decoder works twice for them."""
+
+
+_log = structlog.get_logger(__name__)
 
 
 class QualityMeter:
@@ -36,12 +41,18 @@ class QualityMeter:
         while True:
             await self._rig.arrived.wait()
             self._rig.arrived.clear()
+            if not self._rig.watched:  # cameras and decoder do not work for nobody
+                continue
             for frame in list(self._rig.shelf.newest()):
                 camera = frame.message.camera
                 if measured.get(camera) == frame.number:
                     continue
                 measured[camera] = frame.number
-                event = await self._measure(frame)
+                try:
+                    event = await self._measure(frame)
+                except NdscError as error:
+                    _log.warning("quality not measured", camera=camera, error=str(error))
+                    continue
                 if event is not None:
                     self._rig.tell(event)
 
@@ -61,7 +72,8 @@ class QualityMeter:
                 without = await self._rig.without(frame)
             except grpc.aio.AioRpcError:  # the decoder has better things to do: it is busy, or going
                 return event
-            event["without_db"] = await asyncio.to_thread(_psnr, source, without)
+            if without is not None:
+                event["without_db"] = await asyncio.to_thread(_psnr, source, without)
         return event
 
 

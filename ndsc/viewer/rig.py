@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,16 +14,16 @@ import grpc.aio
 import structlog
 from google.protobuf.json_format import MessageToDict
 
-from ndsc.service.channel import open_channel
-from ndsc.service.errors import describe
+from ndsc.service.watched import KeyFileError
 from ndsc.v1 import types_pb2
-from ndsc.v1.catalog_pb2 import STREAM_KIND_CAMERA, ListBundlesRequest, ListStreamsRequest
+from ndsc.v1.catalog_pb2 import STREAM_KIND_CAMERA, ListBundlesRequest, ListStreamsRequest, StreamInfo
 from ndsc.v1.catalog_pb2_grpc import CatalogServiceStub
 from ndsc.v1.decode_pb2 import DecodeRequest, SubscribeRequest, SubscribeResponse
 from ndsc.v1.decode_pb2_grpc import DecodeServiceStub
 from ndsc.v1.node_pb2 import GetNodeRequest, GetSourceRequest, Rate, SetRateRequest
 from ndsc.v1.node_pb2_grpc import NodeServiceStub
 from ndsc.v1.types_pb2 import Image
+from ndsc.viewer.peer import Peer
 from ndsc.viewer.settings import ViewerSettings
 from ndsc.viewer.shelf import Shelf, ViewedFrame
 
@@ -34,6 +34,7 @@ WAITING_EVENTS: Final = 256
 """Of one browser; one that takes no more is let go, and comes back by itself."""
 POLL_S: Final = 1.0
 RETRY_S: Final = 1.0
+ASK_AGAIN_S: Final = 2.0
 CALL_TIMEOUT_S: Final = 5.0
 
 _OUTCOMES: Final = {
@@ -49,11 +50,13 @@ _log = structlog.get_logger(__name__)
 class NodeState:
     """A camera node as it was last seen."""
 
-    address: str
+    peer: Peer
     facts: Event | None = None
     """GetNodeResponse as JSON; None before the first answer, and while it does not answer."""
-    offers: bool = True
-    """Whether it showed source frames when last asked."""
+    error: str | None = None
+    """Why there are no facts."""
+    ask_again_s: float = 0.0
+    """Before this moment of the monotonic clock it is not asked for source frames: it had none to show."""
 
 
 class RigWatcher:
@@ -62,44 +65,33 @@ class RigWatcher:
     def __init__(self, settings: ViewerSettings) -> None:
         """Raises KeyFileError."""
         self._settings = settings
-        self._certificates = settings.certificates()
-        self._token = settings.token()
+        files = settings.certificate_files()
+        self._peer = Peer(settings.decoder, files, settings.token_file)
         self._browsers: set[asyncio.Queue[Event | None]] = set()
-        self._channels: list[grpc.aio.Channel] = []
         self.shelf = Shelf()
-        self.nodes = [NodeState(address) for address in settings.node]
-        self.decoder: Event = {
-            "type": "decoder",
-            "viewer": secrets.token_hex(4),  # numbers of frames begin anew with each process
-            "connected": False,
-            "error": None,
-            "rate_levels": None,
-        }
+        self.nodes = [NodeState(Peer(address, files)) for address in settings.node]
+        self.decoder: Event = {"type": "decoder", "connected": False, "error": None, "rate_levels": None}
         self.streams: Event = {"type": "streams", "streams": []}
         self.arrived = asyncio.Event()
         """Set whenever a frame comes; who waits for it clears it."""
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Follow decoder and nodes until the context ends."""
-        channel = self._open(self._settings.decoder, self._token)
-        self._decode, self._catalog = DecodeServiceStub(channel), CatalogServiceStub(channel)
-        self._stubs = {state.address: NodeServiceStub(self._open(state.address)) for state in self.nodes}
-        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._list_streams())]
-        tasks += [asyncio.create_task(self._ask(state)) for state in self.nodes]
+    @property
+    def watched(self) -> bool:
+        """Whether a browser looks."""
+        return bool(self._browsers)
+
+    async def run(self) -> None:
+        """Follow decoder and nodes until cancelled."""
         try:
-            yield
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow())
+                tasks.create_task(self._list_streams())
+                for state in self.nodes:
+                    tasks.create_task(self._ask(state))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             for browser in list(self._browsers):
                 self._let_go(browser)
-            await asyncio.gather(*(channel.close() for channel in self._channels))
-
-    def _open(self, address: str, token: str | None = None) -> grpc.aio.Channel:
-        self._channels.append(open_channel(address, self._certificates, token))
-        return self._channels[-1]
+            await asyncio.gather(self._peer.close(), *(state.peer.close() for state in self.nodes))
 
     @asynccontextmanager
     async def browser(self) -> AsyncIterator[asyncio.Queue[Event | None]]:
@@ -132,38 +124,42 @@ class RigWatcher:
             queue.get_nowait()
         queue.put_nowait(None)
 
-    async def without(self, frame: ViewedFrame) -> Image:
-        """The frame decoded without side information. Raises grpc.aio.AioRpcError."""
-        if "without" not in frame.others:
-            request = DecodeRequest(frame=frame.message.compressed)
-            answer = await self._decode.Decode(request, timeout=CALL_TIMEOUT_S)
-            frame.others["without"] = answer.image
-        return frame.others["without"]
+    async def without(self, frame: ViewedFrame) -> Image | None:
+        """The frame decoded without side information. Raises grpc.aio.AioRpcError and KeyFileError."""
+        return await _once(frame, "without", self._decode_without)
 
     async def source(self, frame: ViewedFrame) -> Image | None:
         """The frame as it was captured; None where no node offers it."""
-        if "source" in frame.others:
-            return frame.others["source"]
+        return await _once(frame, "source", self._fetch_source)
+
+    async def _decode_without(self, frame: ViewedFrame) -> Image:
+        request = DecodeRequest(frame=frame.message.compressed)
+        stub = DecodeServiceStub(await self._peer.channel())
+        return (await stub.Decode(request, timeout=CALL_TIMEOUT_S)).image
+
+    async def _fetch_source(self, frame: ViewedFrame) -> Image | None:
         for state in self.nodes:
-            if not (state.facts and state.offers and state.facts["camera"] == frame.message.camera):
+            if not (state.facts and state.facts["camera"] == frame.message.camera):
+                continue
+            if time.monotonic() < state.ask_again_s:
                 continue
             request = GetSourceRequest(capture_time=frame.message.capture_time)
             try:
-                answer = await self._stubs[state.address].GetSource(request, timeout=CALL_TIMEOUT_S)
-            except grpc.aio.AioRpcError:
-                continue
-            frame.others["source"] = answer.image
-            return answer.image
+                stub = NodeServiceStub(await state.peer.channel())
+                return (await stub.GetSource(request, timeout=CALL_TIMEOUT_S)).image
+            except (grpc.aio.AioRpcError, KeyFileError):
+                state.ask_again_s = time.monotonic() + ASK_AGAIN_S
         return None
 
     async def set_rate(self, camera: str, rate: Rate) -> bool:
         """Hold a camera's node to a rate. False when no node of that camera is known.
 
-        Raises grpc.aio.AioRpcError.
+        Raises grpc.aio.AioRpcError and KeyFileError.
         """
         for state in self.nodes:
             if state.facts and state.facts["camera"] == camera:
-                await self._stubs[state.address].SetRate(SetRateRequest(rate=rate), timeout=CALL_TIMEOUT_S)
+                stub = NodeServiceStub(await state.peer.channel())
+                await stub.SetRate(SetRateRequest(rate=rate), timeout=CALL_TIMEOUT_S)
                 return True
         return False
 
@@ -174,12 +170,13 @@ class RigWatcher:
         )
         while True:
             try:
-                async for message in self._decode.Subscribe(request):
+                async for message in DecodeServiceStub(await self._peer.channel()).Subscribe(request):
                     await self._take(message)
                 error = "the decoder ended the subscription"
             except grpc.aio.AioRpcError as failed:
-                _, reason, text = describe(failed)
-                error = f"{text} ({reason})" if reason else text
+                error = await self._peer.why(failed)
+            except KeyFileError as failed:
+                error = str(failed)
             if self.decoder["connected"] or self.decoder["error"] != error:
                 _log.warning("no frames", decoder=self._settings.decoder, error=error)
             self.decoder |= {"connected": False, "error": error}
@@ -189,7 +186,8 @@ class RigWatcher:
     async def _take(self, message: SubscribeResponse) -> None:
         match message.WhichOneof("message"):
             case "subscribed":
-                bundles = await self._catalog.ListBundles(ListBundlesRequest(), timeout=CALL_TIMEOUT_S)
+                catalog = CatalogServiceStub(await self._peer.channel())
+                bundles = await catalog.ListBundles(ListBundlesRequest(), timeout=CALL_TIMEOUT_S)
                 levels = {bundle.bitstream_id.hex(): bundle.rate_levels for bundle in bundles.bundles}
                 self.decoder |= {"connected": True, "error": None, "rate_levels": levels}
                 self.tell(self.decoder)
@@ -202,48 +200,79 @@ class RigWatcher:
                 self.tell({"type": "missed", "frames": message.missed.frames})
 
     async def _list_streams(self) -> None:
+        request = ListStreamsRequest(rig=self._settings.rig)
         while True:
             try:
-                answer = await self._catalog.ListStreams(
-                    ListStreamsRequest(rig=self._settings.rig), timeout=CALL_TIMEOUT_S
-                )
-            except grpc.aio.AioRpcError:
+                catalog = CatalogServiceStub(await self._peer.channel())
+                answer = await catalog.ListStreams(request, timeout=CALL_TIMEOUT_S)
+            except (grpc.aio.AioRpcError, KeyFileError):
                 pass  # `_follow` tells why
             else:
-                streams = [
-                    {
-                        "kind": "camera" if stream.kind == STREAM_KIND_CAMERA else "side information",
-                        "name": stream.camera,
-                        "session": stream.session_id.hex()[:8],
-                        "open": stream.open,
-                        "received": stream.received,
-                        "decoded": stream.decoded,
-                        "failed": stream.failed,
-                        "dropped": stream.dropped,
-                    }
-                    for stream in answer.streams
-                ]
-                self.streams = {"type": "streams", "streams": streams}
+                self.streams = {"type": "streams", "streams": [_stream(one) for one in answer.streams]}
                 self.tell(self.streams)
             await asyncio.sleep(POLL_S)
 
     async def _ask(self, state: NodeState) -> None:
         while True:
+            error = None
             try:
-                answer = await self._stubs[state.address].GetNode(GetNodeRequest(), timeout=CALL_TIMEOUT_S)
-            except grpc.aio.AioRpcError:
-                state.facts = None
+                stub = NodeServiceStub(await state.peer.channel())
+                answer = await stub.GetNode(GetNodeRequest(), timeout=CALL_TIMEOUT_S)
+            except grpc.aio.AioRpcError as failed:
+                error = await state.peer.why(failed)
+            except KeyFileError as failed:
+                error = str(failed)
             else:
-                facts = MessageToDict(
+                if answer.rig != self._settings.rig:
+                    error = f"is a node of rig {answer.rig!r}, not {self._settings.rig!r}"
+                state.facts = MessageToDict(
                     answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
                 )
-                state.facts = facts if answer.rig == self._settings.rig else None
+            if error is not None:
+                state.facts = None
+                if error != state.error:
+                    _log.warning("no node", node=state.peer.address, error=error)
+            state.error = error
             self.tell(self._nodes_event())
             await asyncio.sleep(POLL_S)
 
     def _nodes_event(self) -> Event:
-        nodes = [{"address": state.address, "facts": state.facts} for state in self.nodes]
+        nodes = [
+            {"address": state.peer.address, "facts": state.facts, "error": state.error}
+            for state in self.nodes
+        ]
         return {"type": "nodes", "nodes": nodes}
+
+
+async def _once(
+    frame: ViewedFrame, kind: str, have: Callable[[ViewedFrame], Coroutine[Any, Any, Image | None]]
+) -> Image | None:
+    """A picture of a frame, had once however many ask for it; one that could not be had is tried again."""
+    task = frame.others.get(kind)
+    if task is None:
+        task = frame.others[kind] = asyncio.create_task(have(frame))
+    try:
+        # One browser that leaves must not take the others' picture along.
+        image = await asyncio.shield(task)
+    except (grpc.aio.AioRpcError, KeyFileError):
+        frame.others.pop(kind, None)
+        raise
+    if image is None:
+        frame.others.pop(kind, None)
+    return image
+
+
+def _stream(stream: StreamInfo) -> Event:
+    return {
+        "kind": "camera" if stream.kind == STREAM_KIND_CAMERA else "side information",
+        "name": stream.camera,
+        "session": stream.session_id.hex()[:8],
+        "open": stream.open,
+        "received": stream.received,
+        "decoded": stream.decoded,
+        "failed": stream.failed,
+        "dropped": stream.dropped,
+    }
 
 
 def frame_event(frame: ViewedFrame) -> Event:

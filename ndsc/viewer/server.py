@@ -11,14 +11,17 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import grpc.aio
 from aiohttp import web
 
 from ndsc.codec.errors import NdscError
 from ndsc.service.errors import ListenError, describe
+from ndsc.service.images import from_image, to_image
 from ndsc.service.logs import configure_logs
 from ndsc.service.server import announce
 from ndsc.service.settings import fail, is_loopback, load_settings, split_address
+from ndsc.service.watched import KeyFileError
 from ndsc.v1 import types_pb2
 from ndsc.v1.node_pb2 import FollowLink, Rate
 from ndsc.v1.types_pb2 import Image
@@ -39,6 +42,7 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_WANTED: Final = "give one of rate_level, target_kbps and follow_link"
 SILENCE_S: Final = 15.0
 """A comment keeps the events' connection alive through proxies."""
 
@@ -46,22 +50,32 @@ SILENCE_S: Final = 15.0
 class ViewerServer:
     """Answers browsers."""
 
-    def __init__(self, rig: RigWatcher, meter: QualityMeter, *, local: bool) -> None:
-        """`local`: only this machine is meant to see the page."""
+    def __init__(self, rig: RigWatcher, meter: QualityMeter, hosts: frozenset[str] | None) -> None:
+        """`hosts`: names that the page is reached by, besides this machine's own; None takes any."""
         self._rig = rig
         self._meter = meter
-        self._local = local
+        self._hosts = hosts
 
     def application(self) -> web.Application:
         """The routes."""
-        middlewares = [_with_headers, *([_refuse_other_names] if self._local else [])]
-        application = web.Application(middlewares=middlewares, client_max_size=1 << 14)
+        application = web.Application(middlewares=[_with_headers, self._checked], client_max_size=1 << 14)
         for path in _FILES:
             application.router.add_get(path, self.file)
         application.router.add_get("/api/events", self.events)
-        application.router.add_get("/api/frames/{camera}/{number:\\d{1,12}}/{kind}", self.picture)
+        application.router.add_get("/api/frames/{camera}/{number:\\d{1,16}}/{kind}", self.picture)
         application.router.add_post("/api/cameras/{camera}/rate", self.rate)
         return application
+
+    @web.middleware
+    async def _checked(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """A page elsewhere may let its own name point here, and would then read the cameras (DNS rebinding)."""
+        name = request.url.host or ""
+        if not (self._hosts is None or name in self._hosts or _is_this_machine(name)):
+            raise web.HTTPForbidden(
+                text=f"this page is not reached by the name {name!r}: use localhost, or start it with --host"
+            )
+        response: web.StreamResponse = await handler(request)
+        return response
 
     async def file(self, request: web.Request) -> web.Response:
         """A file of the page."""
@@ -108,12 +122,12 @@ class ViewerServer:
                     self._meter.compare()
                     try:
                         image = await self._rig.without(frame)
-                    except grpc.aio.AioRpcError as error:
-                        raise web.HTTPServiceUnavailable(text=describe(error)[2]) from error
+                    except (grpc.aio.AioRpcError, KeyFileError) as error:
+                        raise _failed(error) from error
         if image is None:
             raise web.HTTPNotFound(text=f"no picture {kind!r} of frame {number} of camera {camera!r} is held")
-        if image.format not in _TYPES:
-            raise web.HTTPNotFound(text="that picture came raw, which browsers do not show")
+        if image.format not in _TYPES:  # raw, which browsers do not show
+            image = await asyncio.to_thread(_as_png, image)
         # A number is never used again, so a browser may keep what it has.
         headers = {"Cache-Control": "private, max-age=60, immutable"}
         return web.Response(body=image.data, content_type=_TYPES[image.format], headers=headers)
@@ -124,22 +138,26 @@ class ViewerServer:
             raise web.HTTPUnsupportedMediaType(text="send JSON, as application/json")
         try:
             rate = _rate(json.loads(await request.text()))
-        except (ValueError, TypeError) as error:
-            raise web.HTTPBadRequest(text=str(error)) from error
+        except (ValueError, TypeError, OverflowError, RecursionError, LookupError) as error:
+            raise web.HTTPBadRequest(text=_WANTED) from error
         camera = request.match_info["camera"]
         try:
             known = await self._rig.set_rate(camera, rate)
-        except grpc.aio.AioRpcError as error:
-            raise web.HTTPBadRequest(text=describe(error)[2]) from error
+        except (grpc.aio.AioRpcError, KeyFileError) as error:
+            raise _failed(error) from error
         if not known:
             raise web.HTTPNotFound(text=f"no node of camera {camera!r} answers; give its address with --node")
         return web.json_response({})
 
 
+def _is_this_machine(name: str) -> bool:
+    return is_loopback(f"[{name}]:0" if ":" in name else f"{name}:0")
+
+
 def _rate(wanted: Any) -> Rate:
-    """Raises ValueError or TypeError."""
+    """Raises ValueError, TypeError or OverflowError."""
     if not isinstance(wanted, dict) or len(wanted) != 1:
-        raise ValueError("give one of rate_level, target_kbps and follow_link")
+        raise ValueError(_WANTED)
     match next(iter(wanted.items())):
         case ("rate_level", int(level)) if not isinstance(level, bool) and 0 <= level < 1 << 32:
             return Rate(rate_level=level)
@@ -147,7 +165,22 @@ def _rate(wanted: Any) -> Rate:
             return Rate(target_kbps=kbps)
         case ("follow_link", True):
             return Rate(follow_link=FollowLink())
-    raise ValueError("give one of rate_level, target_kbps and follow_link")
+    raise ValueError(_WANTED)
+
+
+def _failed(error: grpc.aio.AioRpcError | KeyFileError) -> web.HTTPException:
+    """What a browser is told when a service refuses, or does not answer."""
+    if isinstance(error, KeyFileError):
+        return web.HTTPServiceUnavailable(text=str(error))
+    code, _, text = describe(error)
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED):
+        return web.HTTPBadRequest(text=text)
+    return web.HTTPServiceUnavailable(text=text or code.name)
+
+
+def _as_png(image: Image) -> Image:
+    pixels = from_image(image, max_pixels=image.width * image.height)
+    return to_image(pixels, types_pb2.IMAGE_FORMAT_PNG)
 
 
 @web.middleware
@@ -162,41 +195,31 @@ async def _with_headers(request: web.Request, handler: Any) -> web.StreamRespons
     return response
 
 
-@web.middleware
-async def _refuse_other_names(request: web.Request, handler: Any) -> web.StreamResponse:
-    """A page elsewhere may let its own name point here, and would then read the cameras (DNS rebinding)."""
-    try:
-        local = is_loopback(request.host if request.url.explicit_port else f"{request.host}:80")
-    except ValueError:
-        local = False
-    if not local:
-        raise web.HTTPForbidden(text="this page is for this machine alone: open it by 127.0.0.1 or localhost")
-    response: web.StreamResponse = await handler(request)
-    return response
-
-
 @asynccontextmanager
-async def running(settings: ViewerSettings) -> AsyncIterator[int]:
-    """Serve; gives the port once it can be reached. Raises KeyFileError and ListenError."""
+async def running(settings: ViewerSettings) -> AsyncIterator[tuple[int, list[asyncio.Task[None]]]]:
+    """Serve; gives the port once it can be reached, and the work, which never ends by itself.
+
+    Raises KeyFileError and ListenError.
+    """
     rig = RigWatcher(settings)
     meter = QualityMeter(rig)
     host, port = split_address(settings.listen)
-    server = ViewerServer(rig, meter, local=is_loopback(settings.listen))
+    hosts = frozenset(settings.host) if settings.host or is_loopback(settings.listen) else None
+    server = ViewerServer(rig, meter, hosts)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
-    async with rig.running():
-        measuring = asyncio.create_task(meter.run())
+    work = [asyncio.create_task(rig.run()), asyncio.create_task(meter.run())]
+    try:
         await runner.setup()
         try:
-            site = web.TCPSite(runner, host, port)
-            try:
-                await site.start()
-            except OSError as error:
-                raise ListenError(f"cannot listen at {settings.listen}: {error.strerror or error}") from error
-            yield runner.addresses[0][1]
-        finally:
-            measuring.cancel()
-            await asyncio.gather(measuring, return_exceptions=True)
-            await runner.cleanup()
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise ListenError(f"cannot listen at {settings.listen}: {error.strerror or error}") from error
+        yield runner.addresses[0][1], work
+    finally:
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await runner.cleanup()
 
 
 async def serve(settings: ViewerSettings) -> None:
@@ -205,9 +228,14 @@ async def serve(settings: ViewerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings) as port:
+    async with running(settings) as (port, work):
         announce("ready", port=port)
-        await stop.wait()
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopped, *work], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in work:
+            if task.done():  # a fault of this program: better no page than one that stands still
+                task.result()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

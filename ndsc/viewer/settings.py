@@ -7,8 +7,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from ndsc.service.settings import Names, ProcessSettings, is_loopback, service_config, split_address
-from ndsc.service.tls import Certificates, certificate_files, load_certificates
-from ndsc.service.tokens import read_token
+from ndsc.service.tls import CertificateFiles, certificate_files
 
 
 class ViewerSettings(ProcessSettings):
@@ -25,6 +24,11 @@ class ViewerSettings(ProcessSettings):
         (),
         description="addresses of camera nodes (their --listen): they give their rate, take another, and show "
         "their source frames if they --offer-sources",
+    )
+    host: Names = Field(
+        (),
+        description="names that browsers reach the page by besides localhost, as behind a proxy; under others it "
+        "is refused",
     )
     tls_ca: Path | None = Field(
         None, description="authorities (PEM) that decoder and nodes are checked by; plaintext without"
@@ -49,20 +53,35 @@ class ViewerSettings(ProcessSettings):
         return nodes
 
     @model_validator(mode="after")
-    def _check_plaintext(self) -> ViewerSettings:
-        if not is_loopback(self.listen) and not self.allow_plaintext_beyond_loopback:
+    def _check_credentials(self) -> ViewerSettings:
+        if self.token_file is not None and self.tls_ca is None:
+            raise ValueError("token-file: a token travels only over TLS; give --tls-ca as well")
+        if self.token_file is not None and self.node:
             raise ValueError(
-                f"listen: whoever reaches {self.listen} sees the cameras and sets their rates; put a proxy with "
-                "TLS and a login in front of 127.0.0.1, or add --allow-plaintext-beyond-loopback if the network "
-                "is trusted"
+                "node: nodes take no tokens; give --tls-certificate and --tls-key instead of the token"
             )
+        self.certificate_files()
         return self
 
-    def certificates(self) -> Certificates | None:
-        """What connections are encrypted with. Raises KeyFileError."""
-        files = certificate_files(self.tls_ca, self.tls_certificate, self.tls_key)
-        return None if files is None else load_certificates(files)
+    @model_validator(mode="after")
+    def _check_plaintext(self) -> ViewerSettings:
+        if self.allow_plaintext_beyond_loopback:
+            return self
+        if not is_loopback(self.listen):
+            raise ValueError(
+                f"listen: whoever reaches {self.listen} sees the cameras and sets their rates; put a proxy with "
+                "TLS and a login in front of 127.0.0.1 (--host its name), or add "
+                "--allow-plaintext-beyond-loopback if the network is trusted"
+            )
+        for name, address in (("decoder", self.decoder), *(("node", node) for node in self.node)):
+            if self.tls_ca is None and not is_loopback(address):
+                raise ValueError(
+                    f"{name}: {address} is another machine and traffic is not encrypted; give --tls-ca, "
+                    f"--tls-certificate and --tls-key, or add --allow-plaintext-beyond-loopback if the network is "
+                    f"trusted"
+                )
+        return self
 
-    def token(self) -> str | None:
-        """Raises KeyFileError."""
-        return None if self.token_file is None else read_token(self.token_file)
+    def certificate_files(self) -> CertificateFiles | None:
+        """What connections are encrypted with; None: plaintext."""
+        return certificate_files(self.tls_ca, self.tls_certificate, self.tls_key)

@@ -1,7 +1,9 @@
-"""The newest frames of a rig and the side information they were decoded with."""
+"""The newest frames of a rig and the side information they were decoded with, bounded in bytes."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +15,8 @@ from ndsc.v1.types_pb2 import Image
 
 FRAMES_A_CAMERA: Final = 32
 SIDE_FRAMES: Final = 96
+CAPACITY_BYTES: Final = 256 << 20
+"""Of all pictures; the oldest go first."""
 
 
 @dataclass(eq=False)
@@ -20,22 +24,33 @@ class ViewedFrame:
     """A decoded frame and what was found out about it since."""
 
     number: int
-    """Counts the frames that the viewer got, of all cameras."""
+    """Names the frame; a viewer that starts later goes on with larger ones."""
     message: DecodedFrame
-    others: dict[str, Image] = field(default_factory=dict)
-    """Pictures beside the decoded one, by kind: `without` and `source`."""
+    others: dict[str, asyncio.Task[Image | None]] = field(default_factory=dict)
+    """Pictures beside the decoded one that were asked for, by kind: each is had once."""
 
     @property
     def time_ns(self) -> int:
         """Capture time since the Unix epoch."""
         return self.message.capture_time.ToNanoseconds()
 
+    @property
+    def held_bytes(self) -> int:
+        """Of its pictures."""
+        total = len(self.message.image.data)
+        for task in self.others.values():
+            if task.done() and not task.cancelled() and task.exception() is None:
+                image = task.result()
+                total += len(image.data) if image is not None else 0
+        return total
+
 
 class Shelf:
-    """Holds the last frames of each camera, and the last side information."""
+    """Holds the last frames of each camera, and the last side information. Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self._count = 0
+        # Browsers keep pictures by their number, so no later process may use one again.
+        self._count = time.time_ns() // 1_000_000
         self._frames: dict[str, OrderedDict[int, ViewedFrame]] = {}
         self._sides: OrderedDict[tuple[str, int], Image] = OrderedDict()
 
@@ -47,6 +62,7 @@ class Shelf:
         held[frame.number] = frame
         if len(held) > FRAMES_A_CAMERA:
             held.popitem(last=False)
+        self._make_room()
         return frame
 
     def put_side(self, side: HeldSideInformation) -> None:
@@ -54,6 +70,7 @@ class Shelf:
         self._sides[side.stream, side.capture_time.ToNanoseconds()] = side.image
         if len(self._sides) > SIDE_FRAMES:
             self._sides.popitem(last=False)
+        self._make_room()
 
     def get(self, camera: str, number: int) -> ViewedFrame | None:
         """A frame that is still held."""
@@ -78,3 +95,20 @@ class Shelf:
         if others is None:
             return None
         return next((other.message.image for other in others.values() if other.time_ns == at), None)
+
+    def _make_room(self) -> None:
+        while self._held_bytes() > CAPACITY_BYTES:
+            if self._sides and sum(map(len, self._frames.values())) <= 1:
+                self._sides.popitem(last=False)
+                continue
+            oldest = min(self._frames.values(), key=lambda held: next(iter(held)), default=None)
+            if oldest is None or len(oldest) <= 1:
+                if not self._sides:
+                    return
+                self._sides.popitem(last=False)
+            else:
+                oldest.popitem(last=False)
+
+    def _held_bytes(self) -> int:
+        frames = sum(frame.held_bytes for held in self._frames.values() for frame in held.values())
+        return frames + sum(len(image.data) for image in self._sides.values())

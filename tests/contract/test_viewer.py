@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,10 @@ from ndsc.codec.bundle import Bundle
 from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.frames import Frame, decode_image, read_image
 from ndsc.evaluate.metrics import psnr
+from ndsc.v1.decode_pb2 import DecodedFrame, HeldSideInformation
+from ndsc.viewer import shelf
 from ndsc.viewer.server import main
-from tests.contract.service_process import PATIENCE_S, Service
+from tests.contract.service_process import PATIENCE_S, Service, free_port
 
 EPOCH_S = 1_700_000_000
 FPS = 8
@@ -58,8 +62,8 @@ class Rig:
     http: aiohttp.ClientSession
     decoder: Service
     camera: Service
-    lefts: list[Frame]
-    rights: list[Frame]
+    pictures: list[Frame]
+    """Of either camera."""
 
     browsers: list[aiohttp.ClientResponse] = field(default_factory=list)
 
@@ -78,7 +82,7 @@ class Rig:
     def number(self, frame: dict[str, Any]) -> int:
         """Which of the ten pictures it is."""
         position: int = round((frame["capture_time_ms"] / 1000 - EPOCH_S) * FPS)
-        return position % len(self.lefts)
+        return position % len(self.pictures)
 
 
 @pytest.fixture
@@ -108,12 +112,12 @@ async def rig(folder: Path, tiny_bundle_path: Path, tmp_path: Path) -> AsyncIter
         )
         services.append(camera)
         node = f"127.0.0.1:{(await camera.line('ready'))['port']}"
-        viewer = await Service.start("ndsc.viewer", *address, "--node", node)
+        viewer = await Service.start("ndsc.viewer", *address, "--node", node, "--host", "cameras.example")
         services.append(viewer)
         port = (await viewer.line("ready"))["port"]
         pictures = [read_image(folder / f"{number:03d}.png") for number in range(10)]
         async with aiohttp.ClientSession() as http:
-            running = Rig(f"http://127.0.0.1:{port}", http, decoder, camera, pictures, pictures)
+            running = Rig(f"http://127.0.0.1:{port}", http, decoder, camera, pictures)
             yield running
             for browser in running.browsers:
                 browser.close()
@@ -128,15 +132,17 @@ async def test_a_frame_its_pictures_and_its_quality(rig: Rig, tiny_bundle: Bundl
     encoder, decoder = FrameEncoder(tiny_bundle), FrameDecoder(tiny_bundle)
     events = await rig.events()
     # The first frame's side information came before the viewer did.
-    frame = await events.until("frame", lambda one: one["number"] > 5 and one["outcome"] == "paired")
+    first = await events.until("frame")
+    frame = await events.until("frame", lambda one: one["number"] > first["number"] + 4)
+    assert frame["outcome"] == "paired"
     assert (frame["camera"], frame["rate_level"], frame["stream"]) == ("left", 1, "right")
     assert (frame["width"], frame["height"]) == (40, 24)
     assert frame["payload_bpp"] == pytest.approx(8 * frame["payload_bytes"] / (40 * 24))
     number = rig.number(frame)
-    compressed = encoder.encode(rig.lefts[number], 1)
-    y = rig.rights[round(number + frame["offset_ms"] / 1000 * FPS) % 10]
+    compressed = encoder.encode(rig.pictures[number], 1)
+    y = rig.pictures[round(number + frame["offset_ms"] / 1000 * FPS) % 10]
     expected = {
-        "source": rig.lefts[number],
+        "source": rig.pictures[number],
         "side": y,
         "decoded": decoder.decode(compressed, y),
         "without": decoder.decode(compressed),
@@ -147,13 +153,13 @@ async def test_a_frame_its_pictures_and_its_quality(rig: Rig, tiny_bundle: Bundl
     quality = await events.until("quality", lambda one: one["without_db"] is not None)
     frame = next(one for one in events.seen if one["type"] == "frame" and one["number"] == quality["number"])
     number = rig.number(frame)
-    compressed = encoder.encode(rig.lefts[number], 1)
+    compressed = encoder.encode(rig.pictures[number], 1)
     assert quality["without_db"] == pytest.approx(
-        psnr(rig.lefts[number], decoder.decode(compressed)), abs=0.001
+        psnr(rig.pictures[number], decoder.decode(compressed)), abs=0.001
     )
-    y = rig.rights[round(number + frame["offset_ms"] / 1000 * FPS) % 10]
+    y = rig.pictures[round(number + frame["offset_ms"] / 1000 * FPS) % 10]
     assert quality["psnr_db"] == pytest.approx(
-        psnr(rig.lefts[number], decoder.decode(compressed, y)), abs=0.001
+        psnr(rig.pictures[number], decoder.decode(compressed, y)), abs=0.001
     )
 
 
@@ -210,10 +216,14 @@ async def test_the_page_and_what_is_not_there(rig: Rig) -> None:
         async with rig.http.get(rig.viewer + path) as missing:
             assert missing.status == 404, path
             assert missing.headers["X-Content-Type-Options"] == "nosniff"
-    async with rig.http.get(rig.viewer, headers={"Host": "evil.example"}) as rebound:
-        assert rebound.status == 403
-    async with rig.http.get(rig.viewer, headers={"Host": "localhost"}) as local:
-        assert local.status == 200
+    for name, status in (
+        ("evil.example", 403),
+        ("localhost", 200),
+        ("[::1]:9", 200),
+        ("cameras.example", 200),
+    ):
+        async with rig.http.get(rig.viewer, headers={"Host": name}) as named:
+            assert named.status == status, name
 
 
 async def test_a_source_that_no_node_offers_and_an_address_in_use(
@@ -253,6 +263,16 @@ async def test_a_source_that_no_node_offers_and_an_address_in_use(
     [
         (["--listen", "0.0.0.0:0"], "listen: whoever reaches 0.0.0.0:0 sees the cameras"),
         (["--decoder", "nowhere"], "decoder: 'nowhere' is not an address"),
+        (
+            ["--decoder", "server:50051"],
+            "decoder: server:50051 is another machine and traffic is not encrypted",
+        ),
+        (["--node", "left:50061"], "node: left:50061 is another machine and traffic is not encrypted"),
+        (["--token-file", "token"], "token-file: a token travels only over TLS"),
+        (
+            ["--token-file", "token", "--tls-ca", "ca.pem", "--node", "127.0.0.1:1"],
+            "node: nodes take no tokens",
+        ),
         (["--node", "127.0.0.1:1", "--node", "x"], "node: 'x' is not an address"),
     ],
 )
@@ -261,3 +281,48 @@ def test_wrong_settings_are_one_line(flags: list[str], line: str, capsys: pytest
         main(flags)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+async def test_a_node_that_does_not_answer_is_told(tiny_bundle_path: Path) -> None:
+    decoder = await Service.start("decoder_service", "--bundle", tiny_bundle_path, "--threads", 1)
+    services = [decoder]
+    try:
+        address = ("--decoder", f"127.0.0.1:{(await decoder.line('ready'))['port']}")
+        viewer = await Service.start("ndsc.viewer", *address, "--node", f"127.0.0.1:{free_port()}")
+        services.append(viewer)
+        port = (await viewer.line("ready"))["port"]
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{port}/api/events") as browser,
+        ):
+            node = await Events(browser).until("nodes", lambda one: one["nodes"][0]["error"])
+            assert node["nodes"][0]["error"].startswith("no service answers at 127.0.0.1:")
+    finally:
+        for service in services:
+            await service.kill()
+
+
+def test_a_missing_package_is_told() -> None:
+    code = "import runpy, sys; sys.modules['aiohttp'] = None; runpy.run_module('ndsc.viewer', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: aiohttp is not installed; pip install 'ndsc[viewer]'\n"
+
+
+def test_pictures_of_the_shelf_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "CAPACITY_BYTES", 1000)
+    held = shelf.Shelf()
+    for sequence in range(20):
+        for camera in ("a", "b"):
+            frame = DecodedFrame(camera=camera, sequence=sequence)
+            frame.image.data = bytes(100)
+            held.put(frame)
+        side = HeldSideInformation(stream="right")
+        side.capture_time.seconds = sequence
+        side.image.data = bytes(100)
+        held.put_side(side)
+        assert held._held_bytes() <= 1000
+    newest = list(held.newest())
+    assert [(frame.message.camera, frame.message.sequence) for frame in newest] == [("a", 19), ("b", 19)]
+    assert held.get("a", newest[0].number) is newest[0]
+    assert held.get("a", newest[0].number - 30) is None

@@ -16,10 +16,9 @@ const state = {
   camera: null,
   cameras: new Map(), // name → { frame, points: [{ number, bpp, psnr, without }] }
   nodes: [],
-  viewer: null, // the process that numbers the frames
   levels: null, // by bitstream
   streams: new Map(), // "kind name" → what it was
-  paused: false,
+  pinned: null, // the frame that a pause holds
   loading: false,
 };
 
@@ -49,11 +48,15 @@ async function load(frame, kind) {
   return image.src;
 }
 
+function wanted() {
+  return state.pinned ?? state.cameras.get(state.camera)?.frame;
+}
+
 async function show() {
-  const camera = state.cameras.get(state.camera);
-  if (!camera?.frame || state.loading || state.paused) return;
+  const frame = wanted();
+  if (!frame || state.loading) return;
   state.loading = true;
-  const frame = camera.frame;
+  $("viewport").dataset.loading = "true";
   const chosen = kinds();
   const [left, right] = await Promise.all([load(frame, chosen.left), load(frame, chosen.right)]);
   state.loading = false;
@@ -66,7 +69,14 @@ async function show() {
     $("viewport").dataset.number = frame.number;
     facts(frame);
   }
-  if (state.cameras.get(state.camera)?.frame !== frame || changed(chosen)) show();
+  $("viewport").dataset.loading = "false";
+  if (wanted() !== frame || changed(chosen)) show();
+}
+
+function pin(frame) {
+  state.pinned = frame;
+  // The viewer does not hold it for long: what may be looked at is fetched now, and the browser keeps it.
+  if (frame) for (const kind of Object.keys(KINDS)) load(frame, kind);
 }
 
 function changed(chosen) {
@@ -92,7 +102,7 @@ function facts(frame) {
 }
 
 function border() {
-  const share = $("slider").value / 10;
+  const share = Number($("slider").value);
   $("picture-left").style.clipPath = `inset(0 ${100 - share}% 0 0)`;
   $("divider").style.left = `${share}%`;
 }
@@ -148,19 +158,26 @@ function rates() {
   if (!node) return;
   $("level").max = levels - 1;
   const rate = node.rate ?? {};
-  const held = "rate_level" in rate ? `level ${rate.rate_level}` : "target_kbps" in rate ? `${rate.target_kbps} kbit/s` : "follows its link";
+  let held = "starting";
+  if ("rate_level" in rate) held = `level ${rate.rate_level}`;
+  if ("target_kbps" in rate) held = `${rate.target_kbps} kbit/s`;
+  if ("follow_link" in rate) held = "follows its link";
   $("rate-now").textContent = `${held}, ${(node.sent_kbps ?? 0).toFixed(1)} kbit/s sent`;
   if (document.activeElement !== $("level") && frame) $("level").value = frame.rate_level;
   $("level-now").textContent = $("level").value;
 }
 
 async function hold(rate) {
-  const answer = await fetch(`/api/cameras/${encodeURIComponent(state.camera)}/rate`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(rate),
-  });
-  $("rate-error").textContent = answer.ok ? "" : await answer.text();
+  try {
+    const answer = await fetch(`/api/cameras/${encodeURIComponent(state.camera)}/rate`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(rate),
+    });
+    $("rate-error").textContent = answer.ok ? "" : await answer.text();
+  } catch {
+    $("rate-error").textContent = "the viewer does not answer";
+  }
 }
 
 // Streams and events
@@ -204,6 +221,7 @@ function connection(text, kind) {
 
 function choose(name) {
   state.camera = name;
+  if (state.pinned) pin(state.cameras.get(name).frame);
   for (const radio of document.querySelectorAll("#cameras input")) radio.checked = radio.value === name;
   curves();
   rates();
@@ -228,10 +246,6 @@ function camera(name) {
 
 const take = {
   decoder(event) {
-    if (event.viewer !== state.viewer) {
-      state.viewer = event.viewer;
-      for (const one of state.cameras.values()) one.frame = null;
-    }
     state.levels = event.rate_levels;
     if (event.connected) connection("connected to the decoder", "good");
     else connection(event.error ?? "waiting for the decoder", "bad");
@@ -259,11 +273,15 @@ const take = {
     streams(event.streams);
   },
   nodes(event) {
+    for (const node of event.nodes) {
+      const before = state.nodes.find((one) => one.address === node.address);
+      if (node.error && node.error !== before?.error) log(`node ${node.address}: ${node.error}`);
+    }
     state.nodes = event.nodes;
     rates();
   },
   missed(event) {
-    log(`this page was too slow and missed ${event.frames} frames`);
+    log(`the viewer was too slow and missed ${event.frames} pictures`);
   },
 };
 
@@ -285,9 +303,9 @@ $("right").value = "decoded";
 $("side").addEventListener("change", show);
 $("slider").addEventListener("input", border);
 $("pause").addEventListener("click", () => {
-  state.paused = !state.paused;
-  $("pause").setAttribute("aria-pressed", state.paused);
-  $("pause").textContent = state.paused ? "Go on" : "Pause";
+  pin(state.pinned ? null : wanted() ?? null);
+  $("pause").setAttribute("aria-pressed", state.pinned !== null);
+  $("pause").textContent = state.pinned ? "Go on" : "Pause";
   show();
 });
 $("level").addEventListener("input", () => ($("level-now").textContent = $("level").value));
