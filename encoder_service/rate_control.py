@@ -157,7 +157,8 @@ class RateController:
 class FrameSizes:
     """Predicts what the next frame will take at each level.
 
-    Content changes all levels alike, from one frame to the next; the ratios between levels change slowly.
+    Content changes all levels alike, from one frame to the next; the ratios between levels change slowly. What is
+    not known of them yet is learned from the first frame of each level, and between such levels interpolated.
     """
 
     _ALIKE: Final = 0.5
@@ -168,10 +169,13 @@ class FrameSizes:
     def __init__(self, levels: int) -> None:
         if levels < 1:
             raise ValueError(f"a bundle has 1 rate level or more, not {levels}")
-        # Before anything is known, every level adds as much as the lowest takes.
-        self._bytes = [1.0 + level for level in range(levels)]
-        self.known = False
+        self._bytes = [_assumed(level) for level in range(levels)]
+        self._coded: set[int] = set()
+
+    @property
+    def known(self) -> bool:
         """Whether a frame was coded yet."""
+        return bool(self._coded)
 
     @property
     def levels(self) -> int:
@@ -185,10 +189,32 @@ class FrameSizes:
     def learn(self, level: int, message_bytes: int) -> None:
         """A frame took this at `level`."""
         ratio = max(1, message_bytes) / self._bytes[level]
-        alike = ratio ** (self._ALIKE if self.known else 1.0)
-        self._bytes = [size * alike for size in self._bytes]
-        self._bytes[level] *= (ratio / alike) ** (self._ALONE / (1 - self._ALIKE))
-        self.known = True
+        if level in self._coded:
+            alike = ratio**self._ALIKE
+            self._bytes = [size * alike for size in self._bytes]
+            self._bytes[level] *= (ratio / alike) ** (self._ALONE / (1 - self._ALIKE))
+        else:
+            self._bytes[level] *= ratio
+            self._coded.add(level)
+            self._interpolate()
+
+    def _interpolate(self) -> None:
+        """Sizes of levels that were never coded: geometric between two that were, else as far away as assumed."""
+        for level in set(range(self.levels)) - self._coded:
+            below = max((one for one in self._coded if one < level), default=None)
+            above = min((one for one in self._coded if one > level), default=None)
+            if below is not None and above is not None:
+                share = (level - below) / (above - below)
+                self._bytes[level] = self._bytes[below] ** (1 - share) * self._bytes[above] ** share
+            else:
+                nearest = below if below is not None else above
+                assert nearest is not None  # noqa: S101 - narrows the type
+                self._bytes[level] = self._bytes[nearest] * _assumed(level) / _assumed(nearest)
+
+
+def _assumed(level: int) -> float:
+    """Size of a level against the lowest, before anything is known: rather too much, which overshoots nothing."""
+    return max(1.0 + level, 1.5**level)
 
 
 def _checked(rate: Rate, levels: int) -> Rate:
