@@ -40,14 +40,24 @@ MAX_FRAMES = 1024
 
 
 def run_demo(
-    pairs: Path | None, *, frames: int, rate_level: int, bundle_path: Path, output: Path, console: Console
+    pairs: Path | None,
+    *,
+    frames: int,
+    rate_level: int | None,
+    bundle_path: Path,
+    output: Path,
+    console: Console,
 ) -> None:
     """Stream `frames` left frames of `pairs`, or of the synthetic drive, and write demo.json and demo.png.
+
+    Without a `rate_level` it is two thirds of the way up the bundle's, where other codecs make files as small.
 
     Raises PairsError, BundleError, RateLevelError, OutputError, ProcessError or ServiceError, each with one line
     that says what to do.
     """
     bundle = Bundle.load(bundle_path)
+    if rate_level is None:
+        rate_level = round(2 / 3 * (bundle.rate_level_count - 1))
     bundle.stages_sent(rate_level)
     frames = min(frames, MAX_FRAMES, len(list_pairs(pairs)) if pairs else MAX_FRAMES)
     sources = {view: str(pairs / view) if pairs else f"synthetic:{view}" for view in ("left", "right")}
