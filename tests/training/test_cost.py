@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +13,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from ndsc.codec.bundle import Bundle, default_bundle_path
+from training.checkpoint import Checkpoint
 from training.experiments.cost.__main__ import check
 from training.experiments.cost.architectures import (
     DsinDecoder,
@@ -92,6 +95,18 @@ def test_a_graph_counts_like_the_module() -> None:
     )
     assert counted == count_module(module, torch.zeros(1, 3, 4, 5))
     assert counted.mac == 4 * 5 * 8 * 27 + 4 * 5 * 8 * 6 * 16 + 6 * 8 * 10 * 5
+
+
+def test_an_encoder_in_int8_counts_like_the_one_in_floats() -> None:
+    released = Checkpoint.load(Path(__file__).parents[2] / "models" / "rate-distortion").averaged_model()
+    graph = onnx.load_from_string(Bundle.load(default_bundle_path()).encoder_onnx)
+    feeds = {"frame": np.zeros((1, 3, 64, 128), np.float32), "rate_level": np.zeros(1, np.int64)}
+    counted = count_onnx(graph, feeds)
+    floats = count_module(released.encoder, torch.zeros(1, 3, 64, 128))
+    assert any(node.op_type == "DequantizeLinear" for node in graph.graph.node)
+    assert counted.mac == floats.mac
+    gains = released.config.levels * released.config.latent_dimension
+    assert abs(counted.parameters - floats.parameters - gains) <= 8  # a few constants of arithmetic
 
 
 def test_neural_dsc_costs_what_its_own_figures_say(systems: dict[str, System]) -> None:

@@ -45,7 +45,8 @@ def count_module(module: nn.Module, *inputs: Tensor) -> Count:
 
 
 def count_onnx(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Count:
-    """Of one run with these inputs; parameters are all numbers of float constants, codebooks included.
+    """Of one run with these inputs; parameters are all numbers of float constants, codebooks included, and of
+    integer ones that are dequantized. The scales and zero points of that are none.
 
     Shapes inside the graph are those of a run, with nothing optimised away.
     """
@@ -63,8 +64,15 @@ def count_onnx(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Cou
     session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, ["CPUExecutionProvider"])
     values = dict(zip(sorted(wanted), session.run(sorted(wanted), dict(feeds)), strict=True))
     shapes = {name: value.shape for name, value in {**constants, **feeds, **values}.items()}
+    quantizing = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales = {name for node in quantizing for name in node.input[1:]}
+    integers = {node.input[0] for node in quantizing if node.op_type == "DequantizeLinear"}
     return Count(
-        sum(c.size for c in constants.values() if np.issubdtype(c.dtype, np.floating)),
+        sum(
+            c.size
+            for name, c in constants.items()
+            if name in integers or (np.issubdtype(c.dtype, np.floating) and name not in scales)
+        ),
         sum(_node_mac(node, shapes) for node in counted),
     )
 
