@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -100,7 +102,10 @@ def test_a_graph_counts_like_the_module() -> None:
 def test_an_encoder_in_int8_counts_like_the_one_in_floats() -> None:
     released = Checkpoint.load(Path(__file__).parents[2] / "models" / "rate-distortion").averaged_model()
     graph = onnx.load_from_string(Bundle.load(default_bundle_path()).encoder_onnx)
-    feeds = {"frame": np.zeros((1, 3, 64, 128), np.float32), "rate_level": np.zeros(1, np.int64)}
+    feeds: dict[str, NDArray[Any]] = {
+        "frame": np.zeros((1, 3, 64, 128), np.float32),
+        "rate_level": np.zeros(1, np.int64),
+    }
     counted = count_onnx(graph, feeds)
     floats = count_module(released.encoder, torch.zeros(1, 3, 64, 128))
     assert any(node.op_type == "DequantizeLinear" for node in graph.graph.node)
