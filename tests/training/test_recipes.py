@@ -14,8 +14,18 @@ import pytest
 
 from training.experiments.recipe import Results, Row, markdown_table
 
-WITH_FULL_RESULTS = ("ablation", "binary", "bound", "cost", "gradients", "multiview", "sources", "stereo")
-RECIPES = (*WITH_FULL_RESULTS, "codec", "slepian_wolf")
+WITH_FULL_RESULTS = (
+    "ablation",
+    "binary",
+    "bound",
+    "codec",
+    "cost",
+    "gradients",
+    "multiview",
+    "sources",
+    "stereo",
+)
+RECIPES = (*WITH_FULL_RESULTS, "slepian_wolf")
 SMOKE_BOUND_S = 60
 """On two cores."""
 
