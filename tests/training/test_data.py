@@ -127,7 +127,8 @@ def test_a_late_view_is_a_smaller_part_of_the_same_window() -> None:
         assert late.width / late.height == pytest.approx(window.width / window.height, rel=0.03)
         ratios.append(late.height / window.height)
     assert min(ratios) < 0.77
-    assert 0.9 < max(ratios) < 0.96
+    # Up to what half a second is at walking pace: views that nearly fit are the ones that deceive.
+    assert 0.96 < max(ratios) < 0.985
 
 
 def test_a_view_is_moved_by_rows() -> None:

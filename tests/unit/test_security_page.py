@@ -17,9 +17,14 @@ from ndsc.client import Client
 from ndsc.service.settings import ServiceSettings, load_settings
 from ndsc.service.tls import watch_certificates
 from ndsc.service.tokens import TokenVerifier, read_token
+from ndsc.viewer.settings import ViewerSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "SECURITY.md").read_text()
-SERVICES: dict[str, type[ServiceSettings]] = {"decoder": DecoderSettings, "encoder": EncoderSettings}
+SERVICES: dict[str, type[ServiceSettings | ViewerSettings]] = {
+    "decoder": DecoderSettings,
+    "encoder": EncoderSettings,
+    "viewer": ViewerSettings,
+}
 
 
 def blocks(language: str) -> Iterator[str]:
