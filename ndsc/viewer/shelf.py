@@ -97,17 +97,15 @@ class Shelf:
         return next((other.message.image for other in others.values() if other.time_ns == at), None)
 
     def _make_room(self) -> None:
+        """Let go of the oldest frames, but each camera's newest, and then of side information."""
         while self._held_bytes() > CAPACITY_BYTES:
-            if self._sides and sum(map(len, self._frames.values())) <= 1:
-                self._sides.popitem(last=False)
-                continue
-            oldest = min(self._frames.values(), key=lambda held: next(iter(held)), default=None)
-            if oldest is None or len(oldest) <= 1:
-                if not self._sides:
-                    return
+            spare = [held for held in self._frames.values() if len(held) > 1]
+            if spare:
+                min(spare, key=lambda held: next(iter(held))).popitem(last=False)
+            elif self._sides:
                 self._sides.popitem(last=False)
             else:
-                oldest.popitem(last=False)
+                return
 
     def _held_bytes(self) -> int:
         frames = sum(frame.held_bytes for held in self._frames.values() for frame in held.values())

@@ -21,7 +21,7 @@ from ndsc.evaluate.metrics import ms_ssim
 from training.checkpoint import Checkpoint, CheckpointError
 from training.config import ModelConfig, ScalarConfig, TrainConfig
 from training.data import Pair, TrainingData, render_drives
-from training.export import MIN_INT8_AGREEMENT, EncoderGraph, check_frames, export
+from training.export import EncoderGraph, check_frames, export
 from training.ms_ssim import ms_ssim as loss_ms_ssim
 from training.run import Run, train
 from training.scalar_codec import MS_SSIM_SCALE, ScalarCodec, distortion_weights
@@ -219,7 +219,7 @@ def test_the_default_bundle_codes_as_the_released_weights_do() -> None:
             wanted = graph(torch.from_numpy(to_float(frame))[None], torch.tensor([level]))[0].numpy()
         found = encoder.analyze(frame, level).stages
         assert np.abs(found - wanted).max() <= 1
-        assert np.mean(found == wanted) > MIN_INT8_AGREEMENT
+        assert np.mean(found == wanted) > 0.97  # the finest steps, of the highest level, differ most
 
 
 def test_a_bundle_codes_at_every_level_what_training_promised(run: Run, bundle: Bundle) -> None:
