@@ -24,7 +24,7 @@ from training.data import Batch, TrainingData
 from training.layers import Pointwise
 from training.model import ConditionalVQVAE
 from training.ranks import Ranks
-from training.scalar_codec import Codec, build
+from training.scalar_codec import Codec, ScalarCodec, build
 
 
 class TrainingError(NdscError):
@@ -66,17 +66,25 @@ class PendingLoss:
 def make_optimizers(model: Codec, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon (Jordan et al. 2024) for the matrices of encoder, side network and decoder.
 
-    Embeddings and biases are no matrices in Muon's sense, nor is anything of quantizer and rate model.
+    Embeddings and biases are no matrices in Muon's sense, nor is anything of quantizer and rate model. The
+    `initial_lr` of a group is its largest.
     """
     matrices = []
     if config.optimizer == "muon":
         matrices = [m.weight for m in model.modules() if isinstance(m, Pointwise)]
-    numbers = {id(matrix) for matrix in matrices}
+    groups: list[dict[str, Any]] = []
+    if isinstance(model, ScalarCodec):
+        groups = [
+            {"params": list(model.quantizer.parameters()), "lr": config.gain_learning_rate},
+            {"params": list(model.rate_model.parameters()), "lr": config.rate_learning_rate},
+        ]
+    numbers = {
+        id(parameter) for parameters in (matrices, *(g["params"] for g in groups)) for parameter in parameters
+    }
     others = [p for p in model.parameters() if id(p) not in numbers]
+    groups.append({"params": others, "lr": config.learning_rate})
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            others, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
-        )
+        torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     ]
     if matrices:
         optimizers.append(
@@ -87,6 +95,8 @@ def make_optimizers(model: Codec, config: TrainConfig) -> list[torch.optim.Optim
                 adjust_lr_fn="match_rms_adamw",
             )
         )
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["initial_lr"] = group["lr"]
     return optimizers
 
 
@@ -203,7 +213,7 @@ class Run:
         source, side = (x.contiguous(memory_format=torch.channels_last) for x in (batch.source, batch.side))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * schedule(config, self.step)
+                group["lr"] = group["initial_lr"] * schedule(config, self.step)
         with self.autocast():
             result = self.network(
                 source,

@@ -145,6 +145,13 @@ def main(
         int, typer.Option(min=1, help="Samples a step, of all processes together.")
     ] = TrainConfig.batch_size,
     learning_rate: float = TrainConfig.learning_rate,
+    muon_learning_rate: float = TrainConfig.muon_learning_rate,
+    gain_learning_rate: Annotated[
+        float, typer.Option(help="Of the gains of the rate levels; scalar.")
+    ] = TrainConfig.gain_learning_rate,
+    rate_learning_rate: Annotated[
+        float, typer.Option(help="Of the rate model; scalar.")
+    ] = TrainConfig.rate_learning_rate,
     optimizer: Annotated[
         OptimizerKind, typer.Option(help="AdamW for all, or Muon for the matrices.")
     ] = TrainConfig.optimizer,
@@ -232,6 +239,9 @@ def main(
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        muon_learning_rate=muon_learning_rate,
+        gain_learning_rate=gain_learning_rate,
+        rate_learning_rate=rate_learning_rate,
         optimizer=optimizer,
         lowest_lambda=lowest_lambda,
         highest_lambda=highest_lambda,
