@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint packaging browser exactness fuzz robustness soak benchmarks proto constraints format clean help
+.PHONY: demo test lint packaging browser deploy exactness fuzz robustness soak benchmarks proto constraints format clean help
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ packaging: $(VENV)/.installed  ## install the wheel in an empty environment and 
 
 browser: $(VENV)/.installed  ## the viewer's page in a real Chromium (Debian: apt-get install chromium)
 	$(BIN)/pytest -m browser
+
+deploy: $(VENV)/.installed  ## images, compose, monitoring and a proxy, for real (as root; Debian: docker.io iptables docker-compose debootstrap haproxy prometheus chromium)
+	$(BIN)/pytest -m deploy -s
 
 exactness: $(VENV)/.installed  ## prove that bits decode alike everywhere, emulated aarch64 too (as root, 20 to 40 minutes; leaves out/exactness.json)
 	$(BIN)/python -m tests.exactness -o out/exactness.json $(EXACTNESS)

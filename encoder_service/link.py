@@ -46,10 +46,11 @@ class Connector:
         """A channel that is ready. Raises SessionError."""
         if self._watched is not None:
             self._used = await asyncio.to_thread(self._watched.current)
-        address = self._settings.decoder
-        async with open_channel(address, self._used) as channel:
+        settings = self._settings
+        address = settings.decoder
+        async with open_channel(address, self._used, name=settings.decoder_name, rig=settings.rig) as channel:
             try:
-                async with asyncio.timeout(self._settings.handshake_timeout_s):
+                async with asyncio.timeout(settings.handshake_timeout_s):
                     state = channel.get_state(try_to_connect=True)
                     while state is not grpc.ChannelConnectivity.READY:
                         if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
@@ -76,7 +77,8 @@ class Connector:
         if not error.unavailable:
             return str(error)
         files = None if self._used is None else self._used.files
-        return await asyncio.to_thread(diagnose, self._settings.decoder, files) or str(error)
+        address, name = self._settings.decoder, self._settings.decoder_name
+        return await asyncio.to_thread(diagnose, address, files, name=name) or str(error)
 
 
 class Link:

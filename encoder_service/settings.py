@@ -11,7 +11,14 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ndsc.service.identity import Identity, is_name
-from ndsc.service.settings import Names, ServiceSettings, is_loopback, service_config, split_address
+from ndsc.service.settings import (
+    DecoderName,
+    Names,
+    ServiceSettings,
+    is_loopback,
+    service_config,
+    split_address,
+)
 
 
 def _epoch(value: object) -> object:
@@ -55,6 +62,7 @@ class EncoderSettings(ServiceSettings):
         Path("bundles"), description="folder that fetched bundles are kept in, each under its bitstream id"
     )
     decoder: str = Field("127.0.0.1:50051", description="address of the decoder, host:port")
+    decoder_name: DecoderName = None
     source: str = Field(
         description="a folder of images, a video file, camera:/dev/video0, rtsp://host/path, "
         "synthetic:left or synthetic:right; nodes that play files must be given the same --epoch"

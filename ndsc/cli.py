@@ -1,6 +1,7 @@
 """The `ndsc` command: a thin layer over the codec, the evaluation and the client.
 
-Services are started as processes (`python -m encoder_service`), so this module imports neither of them.
+Services are started as processes (`python -m encoder_service`), so this module imports neither of them. What a
+command needs it imports itself: `ndsc health` runs every few seconds on small machines.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,13 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ndsc import cli_recording, cli_security, cli_services
-from ndsc.codec.bitstream import read_frame_file, write_frame_file
-from ndsc.codec.bundle import Bundle, default_bundle_path
-from ndsc.codec.codec import FrameDecoder, FrameEncoder
 from ndsc.codec.errors import NdscError, OutputError
-from ndsc.codec.files import write_whole
-from ndsc.codec.frames import read_image, write_image
-from ndsc.codec.runtime import RuntimeOptions
+
+if TYPE_CHECKING:
+    from ndsc.codec.bundle import Bundle
 
 app = typer.Typer(
     help="Neural distributed source coding: cameras compress alone, the decoder sees another view.",
@@ -63,6 +61,8 @@ class _SideInformation(StrEnum):
 
 
 def _load_bundle(path: Path | None) -> Bundle:
+    from ndsc.codec.bundle import Bundle, default_bundle_path
+
     return Bundle.load(path or default_bundle_path())
 
 
@@ -81,6 +81,10 @@ def encode(
     as_json: JsonFlag = False,
 ) -> None:
     """Compress one image, without side information: the encoder never sees it."""
+    from ndsc.codec.bitstream import write_frame_file
+    from ndsc.codec.codec import FrameEncoder
+    from ndsc.codec.frames import read_image
+
     loaded = _load_bundle(bundle)
     frame = FrameEncoder(loaded).encode(read_image(image), rate)
     write_frame_file(output, frame)
@@ -116,6 +120,10 @@ def decode(
     as_json: JsonFlag = False,
 ) -> None:
     """Decompress one frame, with side information when there is any."""
+    from ndsc.codec.bitstream import read_frame_file
+    from ndsc.codec.codec import FrameDecoder
+    from ndsc.codec.frames import read_image, write_image
+
     loaded = _load_bundle(bundle)
     compressed = read_frame_file(frame)
     side = read_image(side_information) if side_information else None
@@ -160,7 +168,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure rate and distortion on stereo pairs, from real bytes that are decoded again."""
-    # Here, not above: encode and decode should not pay for the import of protobuf.
+    from ndsc.codec.files import write_whole
+    from ndsc.codec.runtime import RuntimeOptions
     from ndsc.evaluate import evaluate as run
     from ndsc.evaluate.wire import frame_message_bytes
 
@@ -219,6 +228,7 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Check that pairs are rectified, a scene point on the same row of both views; exit 1 when they are not."""
+    from ndsc.codec.frames import read_image
     from ndsc.evaluate.pairs import PairsError, list_pairs
     from ndsc.evaluate.rectification import MAX_RECTIFIED_ROWS, vertical_offset_rows
 
@@ -263,6 +273,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where demo.json and demo.png go.")] = Path("out"),
 ) -> None:
     """Stream left frames from a node to a decoder that sees the right ones, and show what came out."""
+    from ndsc.codec.bundle import default_bundle_path
     from ndsc.demo import run_demo
 
     run_demo(

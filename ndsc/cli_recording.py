@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ndsc.cli_services import TlsCa, TlsCertificate, TlsKey
+from ndsc.cli_services import TlsCa, TlsCertificate, TlsKey, TlsServerName
 from ndsc.recording.errors import RecordingError
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def record(
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Record a rig's decoded and compressed frames and its side information until Ctrl-C or SIGTERM."""
     with _packages():
         from ndsc.recording.writer import Recorder
-    with _client(address, tls_ca, tls_certificate, tls_key, token_file) as client:
+    with _client(address, tls_ca, tls_certificate, tls_key, token_file, tls_server_name) as client:
         subscription = client.subscribe(
             rig,
             camera or (),
@@ -90,6 +91,7 @@ def replay(
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     token_file: TokenFile = None,
+    tls_server_name: TlsServerName = None,
 ) -> None:
     """Decode a recording again and compare with its pictures; exit 1 where one is off by over 1 grey level."""
     with _packages():
@@ -99,7 +101,8 @@ def replay(
     if decoder and bundle:
         raise typer.BadParameter("give --bundle or --decoder")
     tally, read = Tally(), Recording(recording)
-    with _decode(decoder, bundle or [], (tls_ca, tls_certificate, tls_key, token_file)) as decode:
+    credentials = (tls_ca, tls_certificate, tls_key, token_file, tls_server_name)
+    with _decode(decoder, bundle or [], credentials) as decode:
         for replayed in decode_again(iter(read), decode):
             tally.add(replayed)
             if write_frames:
@@ -147,13 +150,20 @@ def _packages() -> Iterator[None]:
 
 @contextmanager
 def _client(
-    address: str, ca: Path | None, certificate: Path | None, key: Path | None, token_file: Path | None
+    address: str,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    token_file: Path | None,
+    name: str | None,
 ) -> Iterator[Client]:
     from ndsc.client import Client
     from ndsc.service.tokens import read_token
 
     token = None if token_file is None else read_token(token_file)
-    with Client(address, tls_ca=ca, tls_certificate=certificate, tls_key=key, token=token) as client:
+    with Client(
+        address, tls_ca=ca, tls_certificate=certificate, tls_key=key, token=token, tls_server_name=name
+    ) as client:
         yield client
 
 
@@ -161,7 +171,7 @@ def _client(
 def _decode(
     address: str | None,
     paths: list[Path],
-    credentials: tuple[Path | None, Path | None, Path | None, Path | None],
+    credentials: tuple[Path | None, Path | None, Path | None, Path | None, str | None],
 ) -> Iterator[Decode]:
     """By a server, or by bundles in this process."""
     if address is not None:

@@ -26,10 +26,22 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 TimeoutS = Annotated[float, typer.Option(min=0.1, help="Longest wait for the answer, in seconds.")]
 TlsCa = Annotated[
-    Path | None, typer.Option(help="Authorities (PEM) that the server is checked by; plaintext without.")
+    Path | None,
+    typer.Option(
+        envvar="NDSC_TLS_CA", help="Authorities (PEM) that the server is checked by; plaintext without."
+    ),
 ]
-TlsCertificate = Annotated[Path | None, typer.Option(help="Your certificate (PEM).")]
-TlsKey = Annotated[Path | None, typer.Option(help="Its private key (PEM).")]
+TlsCertificate = Annotated[
+    Path | None, typer.Option(envvar="NDSC_TLS_CERTIFICATE", help="Your certificate (PEM).")
+]
+TlsKey = Annotated[Path | None, typer.Option(envvar="NDSC_TLS_KEY", help="Its private key (PEM).")]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        help="Name that the server's certificate must be for, and by which a proxy picks the decoder; the host of "
+        "the address without."
+    ),
+]
 
 
 @serve.command("encoder", context_settings=_PASS_ON)
@@ -66,6 +78,10 @@ def health(
     token_file: Annotated[
         Path | None, typer.Option(help="File with a bearer token, instead of a certificate.")
     ] = None,
+    tls_server_name: TlsServerName = None,
+    rig: Annotated[
+        str | None, typer.Option(help="Behind a proxy, the decoder of this rig; any without.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a service how it is; exit 0 when it serves, 1 otherwise."""
@@ -79,6 +95,8 @@ def health(
             timeout_s,
             certificates=_certificates(tls_ca, tls_certificate, tls_key),
             token=None if token_file is None else read_token(token_file),
+            name=tls_server_name,
+            rig=rig,
         )
     )
     print(json.dumps({"address": address, "service": service, "status": status}) if as_json else status)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.codec.frames import Frame, check_frame
-from ndsc.service.channel import open_blocking_channel
+from ndsc.service.channel import open_blocking_channel, rig_metadata
 from ndsc.service.diagnosis import diagnose
 from ndsc.service.errors import ServiceError, UnreachableError, service_error, unreachable
 from ndsc.service.images import from_image, to_image
@@ -156,12 +156,18 @@ class Client:
         tls_certificate: str | Path | None = None,
         tls_key: str | Path | None = None,
         token: str | None = None,
+        tls_server_name: str | None = None,
+        rig: str | None = None,
     ) -> None:
         """Connect to "host:port" with the first call; `timeout_s` is the deadline of each single call.
 
         With `tls_ca`, certificates (PEM) of the authorities that the server is checked by, the connection is
         encrypted; who calls is then shown by `tls_certificate` and `tls_key` (PEM), or by a bearer token at
         the server's address for clients. Raises KeyFileError when these cannot be used.
+
+        Behind a proxy, calls that name a rig reach the decoder of that rig, and others that of `rig`; where the
+        proxy does not read TLS, it goes by `tls_server_name` alone, which is also the name that the server's
+        certificate must be for: the host of `address` without.
         """
         self._address = address
         self._timeout_s = timeout_s
@@ -170,7 +176,9 @@ class Client:
         if self._files is not None:
             certificates = load_certificates(self._files)
             certificates.check_dates()
-        self._channel = open_blocking_channel(address, certificates, token)
+        self._name = tls_server_name
+        self._rig = rig
+        self._channel = open_blocking_channel(address, certificates, token, name=tls_server_name)
         self._decode = DecodeServiceStub(self._channel)
         self._catalog = CatalogServiceStub(self._channel)
 
@@ -194,7 +202,9 @@ class Client:
         Raises GeometryError when y is no frame.
         """
         request = decode_pb2.DecodeRequest(frame=_to_message(frame), format=types_pb2.IMAGE_FORMAT_PNG)
+        rig = self._rig
         if isinstance(side_information, SideReference):
+            rig = side_information.rig
             request.side_reference.CopyFrom(
                 types_pb2.SideInformationReference(
                     rig=side_information.rig,
@@ -206,7 +216,7 @@ class Client:
             y = check_frame(side_information, "side information")
             request.side_image.CopyFrom(to_image(y, types_pb2.IMAGE_FORMAT_PNG))
         try:
-            answer = self._decode.Decode(request, timeout=self._timeout_s)
+            answer = self._decode.Decode(request, timeout=self._timeout_s, metadata=rig_metadata(rig))
         except grpc.RpcError as error:
             raise self._error(error) from error
         return Decoded(_picture(answer.image), _use(answer.side_information), answer.bundle_id.hex())
@@ -233,7 +243,7 @@ class Client:
             include_compressed=include_compressed,
             include_side_information=include_side_information,
         )
-        call = self._decode.Subscribe(request, wait_for_ready=False)
+        call = self._decode.Subscribe(request, wait_for_ready=False, metadata=rig_metadata(rig))
         try:
             # The server's first message says that the subscription is in force.
             first = next(iter(call))
@@ -249,7 +259,9 @@ class Client:
     def bundles(self) -> list[BundleInfo]:
         """The bundles that the server has loaded."""
         try:
-            answer = self._catalog.ListBundles(catalog_pb2.ListBundlesRequest(), timeout=self._timeout_s)
+            answer = self._catalog.ListBundles(
+                catalog_pb2.ListBundlesRequest(), timeout=self._timeout_s, metadata=rig_metadata(self._rig)
+            )
         except grpc.RpcError as error:
             raise self._error(error) from error
         return [
@@ -266,10 +278,12 @@ class Client:
         ]
 
     def streams(self, rig: str = "") -> list[StreamInfo]:
-        """The streams of a rig, or all, that are open or were."""
+        """The streams of a rig, or all of one server, that are open or were."""
         request = catalog_pb2.ListStreamsRequest(rig=rig)
         try:
-            answer = self._catalog.ListStreams(request, timeout=self._timeout_s)
+            answer = self._catalog.ListStreams(
+                request, timeout=self._timeout_s, metadata=rig_metadata(rig or self._rig)
+            )
         except grpc.RpcError as error:
             raise self._error(error) from error
         return [_stream_info(stream) for stream in answer.streams]
@@ -278,7 +292,7 @@ class Client:
         """What a failed call is told as; blocks to find out why the server cannot be reached, if it cannot."""
         told = service_error(error, self._address)
         if isinstance(told, UnreachableError):
-            return unreachable(self._address, diagnose(self._address, self._files))
+            return unreachable(self._address, diagnose(self._address, self._files, name=self._name))
         return told
 
 

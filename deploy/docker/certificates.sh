@@ -6,7 +6,8 @@ set -eu
 made() { [ -e "/pki/$1/certificate.pem" ]; }
 
 made ca || ndsc certificates ca /pki/ca
-made decoder || ndsc certificates server /pki/decoder --ca /pki/ca --hosts decoder,localhost,127.0.0.1
+made decoder || ndsc certificates server /pki/decoder --ca /pki/ca \
+    --hosts "decoder,localhost,127.0.0.1${NDSC_TLS_HOSTS:+,$NDSC_TLS_HOSTS}"
 made left || ndsc certificates camera /pki/left --ca /pki/ca --rig rig --name left --hosts camera-left,localhost
 made right \
     || ndsc certificates side-information /pki/right --ca /pki/ca --rig rig --name right --hosts camera-right,localhost

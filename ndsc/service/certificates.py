@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ndsc.codec.errors import OutputError, printable
 from ndsc.codec.files import write_whole
 from ndsc.service.identity import Identity
-from ndsc.service.tls import CertificateFiles, load_certificates
+from ndsc.service.tls import CertificateFiles, is_host_name, load_certificates
 from ndsc.service.watched import KeyFileError
 
 CERTIFICATE: Final = "certificate.pem"
@@ -37,8 +36,6 @@ PUBLIC: Final = "public.pem"
 
 _BACKDATED: Final = timedelta(minutes=5)
 """Clocks of cameras may be behind by so much."""
-
-_HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}")
 
 
 def make_authority(folder: Path, valid: timedelta) -> None:
@@ -67,8 +64,8 @@ def issue_certificate(
     """Write certificate.pem, key.pem and the authority's ca.pem into `folder`, and say where they are.
 
     `identity` is what the holder may do as a client, None for a decoder server; `hosts` are the names and
-    addresses that it is reached at as a server. Raises KeyFileError, and OutputError when the files exist
-    and are not to be replaced.
+    addresses that it is reached at as a server, `*.decoder.example` every name of one more label. Raises
+    KeyFileError, and OutputError when the files exist and are not to be replaced.
     """
     ca, ca_key = _load_authority(authority)
     expires = datetime.now(UTC) + valid
@@ -169,7 +166,7 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        if not _HOST_NAME.fullmatch(host):
+        if not is_host_name(host.removeprefix("*.")):  # one label of any name, as behind a proxy
             raise KeyFileError(f"{printable(host)!r} is no host name or IP address") from None
         return x509.DNSName(host)
 

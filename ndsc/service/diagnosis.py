@@ -23,11 +23,14 @@ _OTHER_NAMES: Final = (62, 64)
 _ISSUER_UNKNOWN: Final = (2, 18, 19, 20, 21)
 
 
-def diagnose(address: str, files: CertificateFiles | None, timeout_s: float = 3.0) -> str | None:
+def diagnose(
+    address: str, files: CertificateFiles | None, timeout_s: float = 3.0, *, name: str | None = None
+) -> str | None:
     """Connect to "host:port" as gRPC did, to see why it failed. Blocks, a few times `timeout_s` at most.
 
-    `files` are those the caller connects with, None for plaintext. Returns one line that says what is wrong
-    with TLS there and what to do about it; None when it is not TLS: nothing listens, say, or it is stopped.
+    `files` are those the caller connects with, None for plaintext; `name` is that of the server's certificate,
+    the host without. Returns one line that says what is wrong with TLS there and what to do about it; None when
+    it is not TLS: nothing listens, say, or it is stopped.
     """
     try:
         certificates = None if files is None else load_certificates(files)
@@ -39,7 +42,7 @@ def diagnose(address: str, files: CertificateFiles | None, timeout_s: float = 3.
         with socket.create_connection(split_address(address), timeout_s) as connection:
             if certificates is None:
                 return _without_tls(address, connection)
-            return _with_tls(address, connection, certificates)
+            return _with_tls(address, name or split_address(address)[0], connection, certificates)
     except (OSError, ValueError):
         return None
 
@@ -55,16 +58,16 @@ def _without_tls(address: str, connection: socket.socket) -> str | None:
         )
 
 
-def _with_tls(address: str, connection: socket.socket, certificates: Certificates) -> str | None:
+def _with_tls(address: str, name: str, connection: socket.socket, certificates: Certificates) -> str | None:
     files = certificates.files
     context = ssl.create_default_context(cafile=files.ca)
     context.set_alpn_protocols(["h2"])
     if files.certificate is not None:
         context.load_cert_chain(files.certificate, files.key)
     try:
-        server = context.wrap_socket(connection, server_hostname=split_address(address)[0])
+        server = context.wrap_socket(connection, server_hostname=name)
     except ssl.SSLCertVerificationError as error:
-        return _their_certificate(address, error, certificates)
+        return _their_certificate(address, name, error, certificates)
     except ssl.SSLEOFError:
         return (
             f"the server at {address} broke off the TLS handshake: see its log, and what runs at that address"
@@ -88,7 +91,9 @@ def _with_tls(address: str, connection: socket.socket, certificates: Certificate
     return None if accepted else _our_certificate(address, certificates)
 
 
-def _their_certificate(address: str, error: ssl.SSLCertVerificationError, certificates: Certificates) -> str:
+def _their_certificate(
+    address: str, name: str, error: ssl.SSLCertVerificationError, certificates: Certificates
+) -> str:
     if error.verify_code == _EXPIRED:
         return f"the certificate of the server at {address} has expired: put a new one there"
     if error.verify_code == _NOT_YET_VALID:
@@ -96,9 +101,8 @@ def _their_certificate(address: str, error: ssl.SSLCertVerificationError, certif
             f"the certificate of the server at {address} is not valid yet: check the clocks of both machines"
         )
     if error.verify_code in _OTHER_NAMES:
-        host, _ = split_address(address)
         return (
-            f"the certificate of the server at {address} is not for {host}: issue one that names it "
+            f"the certificate of the server at {address} is not for {name}: issue one that names it "
             f"(`ndsc certificates server --hosts`), or use the name it is for"
         )
     if error.verify_code in _ISSUER_UNKNOWN:

@@ -21,14 +21,17 @@ async def check_health(
     *,
     certificates: Certificates | None = None,
     token: str | None = None,
+    name: str | None = None,
+    rig: str | None = None,
 ) -> str:
     """Status name of `service` at "host:port": SERVING, NOT_SERVING, UNKNOWN or SERVICE_UNKNOWN.
 
     SERVING means warm, and for a camera node that its session is open. The empty service name asks for the
-    whole; a full one, such as "ndsc.v1.DecodeService", for that service. `certificates` and `token` are
-    shown as by `open_channel`. Raises UnreachableError when nothing answers in time, ServiceError otherwise.
+    whole; a full one, such as "ndsc.v1.DecodeService", for that service. `certificates`, `token`, `name` and
+    `rig` are those of `open_channel`; a proxy asks the decoder of that rig. Raises UnreachableError when
+    nothing answers in time, ServiceError otherwise.
     """
-    async with open_channel(address, certificates, token) as channel:
+    async with open_channel(address, certificates, token, name=name, rig=rig) as channel:
         check: grpc.aio.UnaryUnaryMultiCallable[
             health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         ] = channel.unary_unary(
@@ -43,6 +46,7 @@ async def check_health(
                 return "SERVICE_UNKNOWN"
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 files = None if certificates is None else certificates.files
-                raise unreachable(address, await asyncio.to_thread(diagnose, address, files)) from error
+                why = await asyncio.to_thread(diagnose, address, files, name=name)
+                raise unreachable(address, why) from error
             raise service_error(error, address) from error
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

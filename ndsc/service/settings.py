@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -21,7 +28,7 @@ from pydantic_settings import (
 )
 
 from ndsc.codec.errors import NdscError
-from ndsc.service.tls import CertificateFiles, certificate_files
+from ndsc.service.tls import CertificateFiles, certificate_files, is_host_name
 
 
 def _split(value: object) -> object:
@@ -34,6 +41,23 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Field type of a list of strings: a flag given several times, or values separated by commas."""
 Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)]
 """Field type of a list of paths, given like `Names`."""
+
+
+def _check_host_name(name: str | None) -> str | None:
+    if name is not None and not is_host_name(name):
+        raise ValueError(f"{name!r} is no name of a host, such as rig.decoder.example")
+    return name
+
+
+DecoderName = Annotated[
+    str | None,
+    AfterValidator(_check_host_name),
+    Field(
+        description="name that the server's certificate must be for, and by which a proxy picks the decoder; "
+        "default: the host of --decoder, which is enough where RIG.decoder.example leads to the proxy"
+    ),
+]
+"""Field type of the setting `decoder_name`."""
 
 SETTINGS_CONFIG = SettingsConfigDict(
     frozen=True,

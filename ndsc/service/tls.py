@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from ndsc.service.watched import KeyFileError, Watched, read_files
 _DAY_S: Final = 86_400.0
 _WARNING_S: Final = 7 * _DAY_S
 _WARNING_PART: Final = 0.1
+_HOST_NAME: Final = re.compile(r"(?=.{1,253}\Z)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Certificates:
         """For a client that checks its server by these authorities and shows this certificate, if any."""
         key_pem, chain_pem = self.pair_pem or (None, None)
         return grpc.ssl_channel_credentials(self.ca_pem, key_pem, chain_pem)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether `text` can name a host: labels of 1 to 63 of A-Z a-z 0-9 _ -, between dots, 253 in all."""
+    return _HOST_NAME.fullmatch(text) is not None
 
 
 def certificate_files(

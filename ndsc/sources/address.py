@@ -14,7 +14,7 @@ from ndsc.sources.folder import FolderReader
 from ndsc.sources.live import LiveAddress, LiveSource
 from ndsc.sources.playback import PlaybackSource, Reader, Timeline
 from ndsc.sources.source import Source, SourceError, SystemTimer, Timer
-from ndsc.sources.synthetic import SyntheticReader
+from ndsc.sources.synthetic import DriveSource, SyntheticReader
 from ndsc.sources.video import VideoReader
 
 DEFAULT_FPS: Final = Fraction(10)
@@ -43,7 +43,7 @@ def open_source(
     - a folder: its images in the order of their names, all of one size;
     - a video file: its first video stream;
     - `synthetic:left` or `synthetic:right`, with `?seed=0&width=256&height=128`: the built-in stereo drive,
-      whose scene time is the capture time;
+      whose scene time is the capture time; without an epoch it leaves out what it was too slow for, as cameras do;
     - `camera:/dev/video0`: a Video4Linux camera;
     - `rtsp://…`: a network camera, over TCP.
 
@@ -72,11 +72,14 @@ def open_source(
             )
         return LiveSource(_live_address(scheme, address, fps, live_timeout_s), timer, limit=limit)
     rate = Fraction(fps).limit_denominator(1_000_000) if fps is not None else None
+    as_camera = scheme == "synthetic" and epoch_us is None and realtime
     epoch_us = epoch_us if epoch_us is not None else -(-timer.now_us() // 1_000_000) * 1_000_000
     reader: Reader
     if scheme == "synthetic":
         timeline = Timeline(epoch_us, rate or DEFAULT_FPS)
-        reader = _synthetic(address, timeline)
+        reader = drive = _synthetic(address, timeline)
+        if as_camera:
+            return DriveSource(drive, timeline, timer, limit=limit)
     elif address and (path := Path(address)).is_dir():
         timeline = Timeline(epoch_us, rate or DEFAULT_FPS)
         reader = FolderReader(path)

@@ -90,21 +90,27 @@ class PlaybackSource:
         return self._timeline.epoch_us
 
     def __iter__(self) -> Iterator[SourceFrame]:
-        late_us = max(0, self._timer.now_us() - self._timeline.epoch_us)
-        with closing(self._pictures()) as pictures:
-            for index, (name, image) in enumerate(islice(pictures, self._limit)):
+        shift_us = self._shift_us()
+        with closing(self._numbered()) as pictures:
+            for index, name, image in islice(pictures, self._limit):
                 capture_time_us = self._timeline.capture_time_us(index)
                 if self._realtime:
-                    early_us = capture_time_us + late_us - self._timer.now_us()
+                    early_us = capture_time_us + shift_us - self._timer.now_us()
                     if early_us > 0:
                         self._timer.wait(early_us / 1_000_000, self._stop)
                 if self._stop.is_set():
                     return
                 yield SourceFrame(image, capture_time_us, name)
 
-    def _pictures(self) -> Generator[tuple[str, Frame]]:
+    def _shift_us(self) -> int:
+        return max(0, self._timer.now_us() - self._timeline.epoch_us)
+
+    def _numbered(self) -> Generator[tuple[int, str, Frame]]:
+        index = 0
         while not self._stop.is_set():
-            yield from self._reader.pictures()
+            for name, image in self._reader.pictures():
+                yield index, name, image
+                index += 1
             if not self._loop:
                 return
 

@@ -19,9 +19,19 @@ from ndsc.service.watched import Watched
 class Peer:
     """One service. Belongs to the event loop."""
 
-    def __init__(self, address: str, files: CertificateFiles | None, token_file: Path | None = None) -> None:
-        """Raises KeyFileError when keys or token cannot be used."""
+    def __init__(
+        self,
+        address: str,
+        files: CertificateFiles | None,
+        token_file: Path | None = None,
+        *,
+        name: str | None = None,
+        rig: str | None = None,
+    ) -> None:
+        """`name` and `rig` are those of `open_channel`. Raises KeyFileError when keys or token cannot be used."""
         self.address = address
+        self._name = name
+        self._rig = rig
         self._files = files
         self._watched: Watched[Certificates] | None = None if files is None else watch_certificates(files)
         self._token_file = token_file
@@ -41,14 +51,14 @@ class Peer:
             return self._channel
         await self.close()
         self._made_with = credentials
-        self._channel = open_channel(self.address, *credentials)
+        self._channel = open_channel(self.address, *credentials, name=self._name, rig=self._rig)
         return self._channel
 
     async def why(self, error: grpc.aio.AioRpcError) -> str:
         """What to tell a person of a failed call, in one line."""
         code, reason, text = describe(error)
         if code is grpc.StatusCode.UNAVAILABLE and reason is None:
-            diagnosis = await asyncio.to_thread(diagnose, self.address, self._files)
+            diagnosis = await asyncio.to_thread(diagnose, self.address, self._files, name=self._name)
             return diagnosis or f"no service answers at {self.address}"
         return f"{text} ({reason})" if reason else text or code.name
 

@@ -66,7 +66,9 @@ class RigWatcher:
         """Raises KeyFileError."""
         self._settings = settings
         files = settings.certificate_files()
-        self._peer = Peer(settings.decoder, files, settings.token_file)
+        self._peer = Peer(
+            settings.decoder, files, settings.token_file, name=settings.decoder_name, rig=settings.rig
+        )
         self._browsers: set[asyncio.Queue[Event | None]] = set()
         self.shelf = Shelf()
         self.nodes = [NodeState(Peer(address, files)) for address in settings.node]

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from ndsc.service.settings import Names, ProcessSettings, is_loopback, service_config, split_address
+from ndsc.service.settings import (
+    DecoderName,
+    Names,
+    ProcessSettings,
+    is_loopback,
+    service_config,
+    split_address,
+)
 from ndsc.service.tls import CertificateFiles, certificate_files
 
 
@@ -19,6 +26,7 @@ class ViewerSettings(ProcessSettings):
         "127.0.0.1:8080", description="address of the page, host:port; port 0 takes a free one"
     )
     decoder: str = Field("127.0.0.1:50051", description="address of the decoder, host:port")
+    decoder_name: DecoderName = None
     rig: str = Field("rig", description="rig to show")
     node: Names = Field(
         (),

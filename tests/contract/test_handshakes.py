@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,11 @@ async def name_of(channel: grpc.aio.Channel) -> str:
     return answer.streams[0].camera
 
 
-async def why_not(address: str, files: CertificateFiles | None) -> str:
+async def why_not(address: str, files: CertificateFiles | None, name: str | None = None) -> str:
     """The line that tells why a caller with these files does not get through."""
     certificates = None if files is None else load_certificates(files)
     with pytest.raises(UnreachableError) as refused:
-        await check_health(address, certificates=certificates)
+        await check_health(address, certificates=certificates, name=name)
     line = str(refused.value)
     assert line.isprintable()
     assert any(re.match(row, line) for row in DOCUMENTED), line
@@ -198,6 +199,56 @@ async def test_a_client_posing_as_a_server(ca: pki.Authority) -> None:
     async with serve(ca.node("client", "alice")) as server:
         line = await why_not(local(server), ca.node("camera", "left"))
     assert line.startswith(f"the certificate of the server at {local(server)} is not ")
+
+
+async def test_a_name_that_is_not_the_address(ca: pki.Authority) -> None:
+    """As behind a proxy: one certificate for the names of all rigs."""
+    mine = ca.node("client", "alice")
+    known = load_certificates(mine)
+    async with serve(ca.server(hosts=("*.decoder.example",))) as server:
+        address = local(server)
+        assert await check_health(address, certificates=known, name="rig.decoder.example") == "NOT_SERVING"
+        assert "is not for 127.0.0.1: issue one" in await why_not(address, mine)
+        line = await why_not(address, mine, "rig.other.example")
+        assert line.startswith(f"the certificate of the server at {address} is not for rig.other.example: ")
+
+        def asked() -> str:
+            files = {"tls_ca": mine.ca, "tls_certificate": mine.certificate, "tls_key": mine.key}
+            with Client(address, **files, tls_server_name="rig.decoder.example") as client:  # type: ignore[arg-type]
+                return client.streams("rig")[0].camera
+
+        assert await asyncio.to_thread(asked) == "alice"
+
+
+async def test_the_name_is_what_a_connection_asks_for(ca: pki.Authority) -> None:
+    """A proxy that does not read TLS sees no more than that."""
+    files, asked = ca.server(hosts=("rig.decoder.example",)), []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    assert files.certificate is not None
+    context.load_cert_chain(files.certificate, files.key)
+    context.set_alpn_protocols(["h2"])
+    context.sni_callback = lambda _connection, name, _context: asked.append(name)
+
+    def listen(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError), context.wrap_socket(connection, server_side=True):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listening = asyncio.create_task(asyncio.to_thread(listen, listener))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        for name in ("rig.decoder.example", None):
+            with pytest.raises(UnreachableError):
+                await check_health(address, certificates=load_certificates(ca.node()), name=name)
+        listener.shutdown(socket.SHUT_RDWR)
+        await listening
+    # Of the call and of the diagnosis; an address is no name to ask for.
+    assert set(asked) == {"rig.decoder.example", None}
+    assert asked.count("rig.decoder.example") >= 2
 
 
 async def test_an_expired_server(ca: pki.Authority, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ def test_flags_come_before_environment_before_file(tmp_path: Path, monkeypatch: 
         ),
         (["--source", "x", "--decoder", "nowhere"], "decoder: 'nowhere' is not an address"),
         (["--source", "x", "--decoder", "127.0.0.1:0"], "decoder: port 0 is no port to connect to"),
+        (["--source", "x", "--decoder-name", "a b"], "decoder-name: 'a b' is no name of a host"),
         (["--source", "x", "--limit", "0"], "limit: "),
         (["--source", "x", "--batch-frames", "0"], "batch-frames: "),
         (["--source", "x", "--delivery", "archive"], "spool: delivery archive needs a folder"),

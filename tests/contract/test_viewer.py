@@ -263,6 +263,7 @@ async def test_a_source_that_no_node_offers_and_an_address_in_use(
     [
         (["--listen", "0.0.0.0:0"], "listen: whoever reaches 0.0.0.0:0 sees the cameras"),
         (["--decoder", "nowhere"], "decoder: 'nowhere' is not an address"),
+        (["--decoder-name", "a/b"], "decoder-name: 'a/b' is no name of a host"),
         (
             ["--decoder", "server:50051"],
             "decoder: server:50051 is another machine and traffic is not encrypted",

@@ -62,11 +62,12 @@ def test_certificates_of_peers(role: str, ca: Path, tmp_path: Path) -> None:
 
 def test_a_server_certificate(ca: Path, tmp_path: Path) -> None:
     folder = tmp_path / "decoder"
-    run("certificates", "server", folder, "--ca", ca, "--hosts", "decoder.example, 10.0.0.5,::1")
+    hosts = "decoder.example, *.decoder.example,10.0.0.5,::1"
+    run("certificates", "server", folder, "--ca", ca, "--hosts", hosts)
     own = issued(folder).own
     assert own is not None
     assert credential_of(own).identity is None
-    assert names(own).get_values_for_type(x509.DNSName) == ["decoder.example"]
+    assert names(own).get_values_for_type(x509.DNSName) == ["decoder.example", "*.decoder.example"]
     assert [str(ip) for ip in names(own).get_values_for_type(x509.IPAddress)] == ["10.0.0.5", "::1"]
 
 
@@ -101,6 +102,8 @@ def test_a_renewal_keeps_the_authorities(ca: Path, tmp_path: Path) -> None:
         (["--rig", "..", "--name", "left"], IdentityError, "rig must be"),
         (["--rig", "rig", "--name", "a/b"], IdentityError, "name must be"),
         (["--rig", "rig", "--name", "left", "--hosts", "a/b"], KeyFileError, "'a/b' is no host name"),
+        (["--rig", "rig", "--name", "left", "--hosts", "*"], KeyFileError, r"'\*' is no host name"),
+        (["--rig", "rig", "--name", "left", "--hosts", "a.*.b"], KeyFileError, r"'a\.\*\.b' is no host name"),
         (["--rig", "rig", "--name", "left", "--days", "9999"], KeyFileError, "ask for fewer days"),
         (
             ["--rig", "rig", "--name", "left", "--ca", "nowhere"],

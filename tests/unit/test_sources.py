@@ -262,6 +262,19 @@ def test_two_synthetic_sources_agree_on_the_instant_whenever_they_start() -> Non
     np.testing.assert_array_equal(after_one_second.image, first.image)
 
 
+def test_the_drive_leaves_out_what_was_missed_as_a_camera_does() -> None:
+    timer = FakeTimer(EPOCH_US - SECOND_US // 2)
+    source = open_source(f"synthetic:left?{SMALL}", timer=timer)
+    assert source.epoch_us == EPOCH_US
+    timer.time_us += 2 * SECOND_US + 550_000  # two seconds and a half of a frame after the epoch
+    frames = iter(source)
+    assert next(frames).capture_time_us == EPOCH_US + 2_100_000
+    assert timer.time_us == EPOCH_US + 2_100_000
+    assert next(frames).capture_time_us == EPOCH_US + 2_200_000
+    timer.time_us += SECOND_US - 10_000
+    assert next(frames).capture_time_us == EPOCH_US + 3_200_000
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [

@@ -41,9 +41,8 @@ def main(
         "runs/codec"
     ),
     smoke: Annotated[bool, typer.Option(help="Everything in seconds, on synthetic drives.")] = False,
-    steps: Annotated[
-        int, typer.Option(min=2, help="Training steps of each codec, of 8 crops.")
-    ] = Dials.steps,
+    steps: Annotated[int, typer.Option(min=2, help="Training steps of each codec.")] = Dials.steps,
+    batch_size: Annotated[int, typer.Option(min=1, help="Crops of a step.")] = Dials.batch_size,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = Dials.seeds,
     prior_steps: Annotated[
         int, typer.Option(min=1, help="Steps of the prior that is learned afterwards.")
@@ -64,7 +63,14 @@ def main(
     place = pick_device(device)
     dials = SMOKE
     if not smoke:
-        dials = replace(Dials(), steps=steps, seeds=seeds, prior_steps=prior_steps, precision=precision)
+        dials = replace(
+            Dials(),
+            steps=steps,
+            batch_size=batch_size,
+            seeds=seeds,
+            prior_steps=prior_steps,
+            precision=precision,
+        )
     trainable = variants(dials, synthetic=smoke)
     names = [*(variant.name for variant in trainable), PAPER]
     if unknown := sorted(set(only or []) - set(names)):

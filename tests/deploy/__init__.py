@@ -1,0 +1,1 @@
+"""What is deployed, in real containers, beside a real proxy and a real Prometheus."""
