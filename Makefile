@@ -59,8 +59,8 @@ proto: $(VENV)/.installed  ## regenerate ndsc/v1 and docs/ERRORS.md from proto/
 	$(BIN)/python proto/generate.py
 	$(BIN)/python proto/errors_table.py
 
-constraints: $(VENV)/.installed  ## write the installed versions to constraints.txt
-	( head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' ) > constraints.new
+constraints: $(VENV)/.installed  ## write the installed versions to constraints.txt, but for authorities, which must be current
+	( head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^certifi=' | sed 's/+cpu$$//' ) > constraints.new
 	mv constraints.new constraints.txt
 
 clean:  ## remove what the other commands made, the environment too

@@ -76,6 +76,8 @@ class Fleet:
     folder: Path
     mode: Mode
     bundle: Bundle
+    remembers: bool = True
+    """The proxy remembers where rigs are."""
     fps: float = 4.0
     seconds: float = 34.0
     """Of traffic."""
@@ -158,7 +160,7 @@ class Fleet:
             self._allow_for(time.monotonic() - started)
             environment = self._proxy_environment()
             self._proxy = await stack.enter_async_context(
-                proxying(self.mode, self.ports, self.folder, **environment)
+                proxying(self.mode, self.ports, self.folder, remembers=self.remembers, **environment)
             )
             await self.proxy.wait_for("UP")
             nodes = [member for rig in RIGS for member in members(rig)]

@@ -8,10 +8,11 @@ import os
 import re
 import shutil
 import signal
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -23,11 +24,25 @@ Mode = Literal["plaintext", "tls"]
 
 CONFIGURATIONS: Final = ROOT / "deploy" / "scale"
 PATIENCE_S: Final = 30.0
+_OWNER_S: Final = 6.0
+"""Until then a new process looks for one to have its table from, and gives none."""
+_HANDED_OVER_S: Final = 1.0
 
 
-def configuration(mode: Mode, addresses: Mapping[str, str]) -> str:
-    """The shipped text with its addresses replaced, each of which stands in it once."""
+def configuration(mode: Mode, addresses: Mapping[str, str], *, remembers: bool = True) -> str:
+    """The shipped text with its addresses replaced, each of which stands in it once.
+
+    A decoder whose name the text lacks is added as an operator would. One that does not remember where rigs are
+    lacks that table, to see what it is for.
+    """
     text = (CONFIGURATIONS / f"{mode}.cfg").read_text()
+    last = re.findall(r"^  server .*$", text, re.MULTILINE)[-1]
+    for shipped in addresses:
+        name = shipped.removesuffix(":50051")
+        if name.startswith("decoder-") and f" {shipped} " not in text:
+            text = text.replace(last, f"{last}\n  server {name} {shipped} id {name.removeprefix('decoder-')}")
+    if not remembers:
+        text = re.sub(r"^  stick.*\n", "", text, flags=re.MULTILINE)
     for shipped, ours in addresses.items():
         text, times = re.subn(rf"(?<= ){re.escape(shipped)}(?=\s)", ours, text)
         assert times == 1, f"{mode}.cfg has {shipped} {times} times"
@@ -41,6 +56,7 @@ class Proxy:
     port: int
     status_port: int
     process: asyncio.subprocess.Process
+    started_s: float = field(default_factory=time.monotonic)
 
     @property
     def address(self) -> str:
@@ -76,9 +92,11 @@ class Proxy:
 
     async def reload(self) -> None:
         """Let a new process take over, as after a change of the configuration. Raises ProcessError."""
+        await asyncio.sleep(max(0.0, self.started_s + _OWNER_S - time.monotonic()))
         before = self._worker()
-        self.process.send_signal(signal.SIGUSR2)
+        self.process.send_signal(signal.SIGHUP)
         await until(lambda: self._worker() not in ("", before), PATIENCE_S, "another process of the proxy")
+        await asyncio.sleep(_HANDED_OVER_S)
 
     def _worker(self) -> str:
         """Process id of who answers; "" when nobody does."""
@@ -91,7 +109,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxying(
-    mode: Mode, decoders: Mapping[str, int], folder: Path, **environment: str
+    mode: Mode, decoders: Mapping[str, int], folder: Path, *, remembers: bool = True, **environment: str
 ) -> AsyncIterator[Proxy]:
     """Run the proxy for decoders by name, each at a port of loopback; configuration and log are in `folder`."""
     assert shutil.which("haproxy"), "this needs HAProxy: apt-get install haproxy"
@@ -102,7 +120,7 @@ async def proxying(
         "127.0.0.1:10000": f"127.0.0.1:{free_port()}",
     } | {f"{name}:50051": f"127.0.0.1:{at}" for name, at in decoders.items()}
     file = folder / "haproxy.cfg"
-    file.write_text(configuration(mode, addresses))
+    file.write_text(configuration(mode, addresses, remembers=remembers))
     with (folder / "haproxy.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *("haproxy", "-W", "-db", "-f", str(file)),

@@ -356,6 +356,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path("out/scale"), help="histories and logs; it is emptied first"
     )
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="let the proxy not remember where rigs are, to see what for it does",
+    )
     arguments = parser.parse_args(argv)
     modes = [mode for mode in MODES if not arguments.modes or mode in arguments.modes]
     if set(arguments.modes) - set(modes):
@@ -367,7 +372,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with workspace(arguments.folder) as folder:
             bundle = make_bundles(folder / "bundles").present
             for mode in modes:
-                outcome = asyncio.run(run(Fleet(folder / mode, mode, bundle)))
+                fleet = Fleet(folder / mode, mode, bundle, remembers=not arguments.forget)
+                outcome = asyncio.run(run(fleet))
                 outcomes.append(outcome)
                 told = f"{outcome.killed} killed, {outcome.drained} stopped"
                 print(f"{mode}: {outcome.seconds:g} s, {told}, {outcome.refusals}", flush=True)

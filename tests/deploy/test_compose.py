@@ -21,7 +21,8 @@ from ndsc.codec.codec import FrameEncoder
 from ndsc.scene import SceneConfig, StereoScene
 from tests.browser.rig import chromium
 from tests.deploy.compose import Project, blocks, settings, until
-from tests.deploy.engine import Engine
+from tests.deploy.engine import Engine, provide_proxy_image
+from tests.e2e.conftest import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
@@ -158,11 +159,13 @@ def test_a_decoder_that_is_stopped_drains(rig: Project) -> None:
 
 
 def test_the_page_of_compose(rig: Project, tmp_path: Path) -> None:
-    """Its other blocks, the last of which ends the rig."""
+    """Its other blocks, the last of which ends the rig, and that of the page of upgrades."""
     rig.wait_until_healthy(*RIG)
     printed = rig.follow(WATCH, tmp_path).splitlines()
     assert json.loads(printed[-2])["rate"] == {"rate_level": 6}
     assert printed[-1] == "SERVING"
+    (upgrade,) = blocks("upgrades.md")
+    rig.follow(upgrade, tmp_path)
     rig.follow(END, tmp_path)
     assert not rig.services()
 
@@ -199,14 +202,41 @@ def test_the_page_of_tls(engine: Engine, image_mbytes: dict[str, float], tmp_pat
         secure.follow(renew, tmp_path)
         assert not set(certificates().values()) & set(first.values())
         # The node opens another call with its new certificate, in the same session.
-        opened = re.compile(r"streaming .*session=(\w+)")
-        until(lambda: len(sessions(secure, opened)) > 1, secure.logs)
-        assert len(set(sessions(secure, opened))) == 1
+        until(lambda: len(sessions(secure)) > 1, secure.logs)
+        assert len(set(sessions(secure))) == 1
         secure.wait_until_healthy(*RIG)
     finally:
         secure.down()
 
 
-def sessions(project: Project, opened: re.Pattern[str]) -> list[str]:
-    """Of the left camera's calls, by its log."""
-    return opened.findall(project.container("camera-left").logs().decode())
+def sessions(project: Project) -> list[str]:
+    """Of the left camera's calls, by the decoder's log."""
+    log = project.container("decoder").logs().decode()
+    return re.findall(r"stream opened .*camera=left .*session=(\w+)", log)
+
+
+def test_three_decoders_behind_the_proxy(
+    engine: Engine, image_mbytes: dict[str, float], tmp_path: Path
+) -> None:
+    """The block of .env for profile scale: a rig's camera and its side information meet at one decoder."""
+    many = Project.make(engine, "ndsc-scale", settings("With profile scale"), tmp_path)
+    proxy = re.search(r"image: (haproxy:\S+)", (ROOT / "docker-compose.yml").read_text())
+    assert proxy
+    provide_proxy_image(engine, proxy[1])
+    decoders = ("decoder-1", "decoder-2", "decoder-3")
+    try:
+        many.run("up", "--detach", "--no-build")
+        many.wait_until_healthy(*decoders, "camera-left", "camera-right", "viewer")
+        open_at = {
+            kind: [
+                d for d in decoders if re.search(rf"^ndsc_decoder_open_{kind} 1\.0$", many.metrics(d), re.M)
+            ]
+            for kind in ("cameras", "side_streams")
+        }
+        assert len(open_at["cameras"]) == 1
+        assert open_at["cameras"] == open_at["side_streams"]
+        with ndsc.Client(f"127.0.0.1:{many.settings['NDSC_DECODER_PORT']}") as client:
+            subscription = client.subscribe("rig", ["left"])
+            until(lambda: next(subscription).side_information.outcome == "paired", many.logs)
+    finally:
+        many.down()
