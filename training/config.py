@@ -149,3 +149,11 @@ class TrainConfig(JsonConfig):
     precision: Precision = "fp32"
     """What the networks compute in: float32, or bfloat16 autocast; quantizer and losses are always float32."""
     seed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """As `JsonConfig.from_dict`. Settings that came later are what they were before: AdamW's rate for all."""
+        if "learning_rate" in values:
+            rate = values["learning_rate"]
+            values = {"gain_learning_rate": rate, "rate_learning_rate": rate} | values
+        return super().from_dict(values)

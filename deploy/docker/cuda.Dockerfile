@@ -6,7 +6,8 @@ ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 WORKDIR /source
-RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/ndsc
+RUN python3 -m venv /opt/pip && /opt/pip/bin/pip install --no-cache-dir hatchling==1.33.0 \
+    && python3 -m venv --without-pip /opt/ndsc
 ENV INSTALL="/opt/pip/bin/pip --python /opt/ndsc/bin/python install --no-cache-dir --no-deps"
 COPY deploy/docker/requirements-cuda.txt ./
 RUN $INSTALL --require-hashes -r requirements-cuda.txt
@@ -16,7 +17,7 @@ COPY encoder_service encoder_service
 COPY decoder_service decoder_service
 COPY ndsc ndsc
 # Without its dependencies: they name the runtime for CPUs, and the two overwrite each other.
-RUN $INSTALL .
+RUN /opt/pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . && $INSTALL wheels/*.whl
 
 FROM ${PYTHON_IMAGE}
 RUN mkdir -p /data /certificates && chown 65532:65532 /data /certificates

@@ -49,7 +49,8 @@ def open_source(
 
     :param fps: frames a second. Default: a video file's or camera's own, else 10.
     :param epoch_us: capture time of frame 0 of files and the synthetic drive, in microseconds since the Unix
-        epoch; the others follow at epoch + i / fps. Default: the next whole second.
+        epoch; the others follow at epoch + i / fps. Default: the next whole second; for the drive 1970,
+        and frames before now are left out.
     :param loop: play files again and again; times go on.
     :param realtime: give frame i of files and the synthetic drive not before its capture time, else at once.
     :param limit: end after this many frames.
@@ -72,14 +73,13 @@ def open_source(
             )
         return LiveSource(_live_address(scheme, address, fps, live_timeout_s), timer, limit=limit)
     rate = Fraction(fps).limit_denominator(1_000_000) if fps is not None else None
-    as_camera = scheme == "synthetic" and epoch_us is None and realtime
+    if scheme == "synthetic" and epoch_us is None and realtime:
+        return DriveSource(_synthetic(address, Timeline(0, rate or DEFAULT_FPS)), timer, limit=limit)
     epoch_us = epoch_us if epoch_us is not None else -(-timer.now_us() // 1_000_000) * 1_000_000
     reader: Reader
     if scheme == "synthetic":
         timeline = Timeline(epoch_us, rate or DEFAULT_FPS)
-        reader = drive = _synthetic(address, timeline)
-        if as_camera:
-            return DriveSource(drive, timeline, timer, limit=limit)
+        reader = _synthetic(address, timeline)
     elif address and (path := Path(address)).is_dir():
         timeline = Timeline(epoch_us, rate or DEFAULT_FPS)
         reader = FolderReader(path)

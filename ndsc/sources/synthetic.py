@@ -22,7 +22,7 @@ class SyntheticReader:
     def __init__(self, config: SceneConfig, view: View, timeline: Timeline) -> None:
         self._scene = StereoScene(config)
         self._view = view
-        self._timeline = timeline
+        self.timeline = timeline
         self.width = config.width
         self.height = config.height
 
@@ -32,21 +32,27 @@ class SyntheticReader:
 
     def picture(self, index: int) -> tuple[str, Frame]:
         """(view and number, uint8 [height, width, 3])."""
-        time_s = self._timeline.capture_time_us(index) / 1_000_000
+        time_s = self.timeline.capture_time_us(index) / 1_000_000
         return f"{self._view}-{index:06d}", self._scene.render(time_s, self._view)
 
 
 class DriveSource(PlaybackSource):
     """The drive in real time, as a camera sees it: what was missed, before the first frame or later, is left out.
 
-    So two nodes show the same instants, though one of them is slow to start or to draw.
+    Its frames lie at multiples of 1 / fps since the Unix epoch. So two nodes of one rate show the same instants,
+    though one of them is slow to start or to draw.
     """
 
-    def __init__(
-        self, reader: SyntheticReader, timeline: Timeline, timer: Timer, *, limit: int | None = None
-    ) -> None:
-        super().__init__(reader, timeline, timer, limit=limit)
-        self._drive = reader
+    def __init__(self, drive: SyntheticReader, timer: Timer, *, limit: int | None = None) -> None:
+        """`drive` counts its pictures from 1970."""
+        super().__init__(drive, drive.timeline, timer, limit=limit)
+        self._drive = drive
+        self._opened_us = timer.now_us()
+
+    @property
+    def epoch_us(self) -> int:
+        """When the source was opened, in microseconds since the Unix epoch."""
+        return self._opened_us
 
     def _shift_us(self) -> int:
         return 0
@@ -54,7 +60,6 @@ class DriveSource(PlaybackSource):
     def _numbered(self) -> Generator[tuple[int, str, Frame]]:
         index = 0
         while not self._stop.is_set():
-            passed_us = self._timer.now_us() - self._timeline.epoch_us
-            index = max(index, math.ceil(passed_us * self._timeline.fps / 1_000_000))
+            index = max(index, math.ceil(self._timer.now_us() * self._timeline.fps / 1_000_000))
             yield index, *self._drive.picture(index)
             index += 1

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from docker.errors import ImageNotFound
 from docker.models.containers import Container
+from docker.models.images import Image
 
 from tests.contract.service_process import free_port
 from tests.deploy.engine import Engine, compose_command
@@ -23,16 +27,14 @@ PORTS = ("NDSC_DECODER_PORT", "NDSC_PAGE_PORT")
 
 
 def settings(block: str = "", **changes: str) -> str:
-    """The text of .env, with free ports, the lines that are commented out below the one with `block` in force, and
-    `changes`."""
+    """The text of .env, with free ports, the lines below the comment that begins with `block`, and `changes`."""
     lines, inside = [], False
     for line in (ROOT / ".env").read_text().splitlines():
         if line.startswith("# "):
-            inside = bool(block) and block in line
+            inside = bool(block) and line.startswith(f"# {block}:")
         lines.append(re.sub(r"^#(?=[A-Z])", "", line) if inside else line)
     for name, value in ({port: str(free_port()) for port in PORTS} | changes).items():
-        pattern = re.compile(rf"^#?{name}=.*$")
-        places = [i for i, line in enumerate(lines) if pattern.match(line)]
+        places = [i for i, line in enumerate(lines) if re.match(rf"#?{name}=", line)]
         assert len(places) == 1, f".env has one line for {name}"
         lines[places[0]] = f"{name}={value}"
     return "\n".join(lines) + "\n"
@@ -69,9 +71,13 @@ class Project:
         """In force."""
         return values(self.env_file.read_text())
 
+    @property
+    def _command(self) -> list[str]:
+        return [*compose_command(), "--env-file", str(self.env_file)]
+
     def run(self, *arguments: str, timeout_s: float = 600) -> str:
         """A command of docker compose; what it printed. Fails with its output."""
-        return self._done([*compose_command(), *arguments], cwd=ROOT, timeout_s=timeout_s)
+        return self._done([*self._command, *arguments], cwd=ROOT, timeout_s=timeout_s)
 
     def follow(self, lines: Sequence[str], folder: Path) -> str:
         """Run lines of a page of docs/operate in `folder`, as a reader would; what they printed.
@@ -80,7 +86,7 @@ class Project:
         """
         port = self.settings["NDSC_DECODER_PORT"]
         on_host = [re.sub(r"^(ndsc .*localhost):50051", rf"\1:{port}", line) for line in lines]
-        compose = " ".join(compose_command()).replace("docker compose", "command docker compose")
+        compose = shlex.join(self._command).replace("docker compose", "command docker compose")
         alias = (
             f'docker() {{ if [ "$1" = compose ]; then shift; {compose} "$@"; else command docker "$@"; fi; }}'
         )
@@ -88,13 +94,13 @@ class Project:
         return self._done(["bash", "-c", script], cwd=folder, timeout_s=600)
 
     def _done(self, command: list[str], *, cwd: Path, timeout_s: float) -> str:
-        # The environment comes before .env, so the file of settings stands for it.
+        # What the environment says would come before the file.
         environment = {
             name: value
             for name, value in self.engine.environment.items()
             if not name.startswith(("NDSC_", "COMPOSE_"))
         }
-        environment |= self.settings | {
+        environment |= {
             "COMPOSE_FILE": str(ROOT / "docker-compose.yml"),
             "COMPOSE_PROJECT_NAME": self.name,
             "DOCKER_BUILDKIT": "0",  # the builder that every engine has
@@ -112,6 +118,16 @@ class Project:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
+
+    def image(self, service: str) -> Image:
+        """The one that was built for a service."""
+        for name in (
+            f"{self.name}-{service}",
+            f"{self.name}_{service}",
+        ):  # of the plugin, of docker-compose 1.29
+            with suppress(ImageNotFound):
+                return self.engine.client.images.get(name)
+        raise AssertionError(f"no image was built for {service}")
 
     def container(self, service: str) -> Container:
         """The one of a service, as it is now."""

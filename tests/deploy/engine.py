@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, ImageNotFound
 
 from tests.e2e.conftest import ROOT
 
@@ -31,6 +32,8 @@ class Engine:
     client: docker.DockerClient
     environment: dict[str, str]
     """For commands that talk to it."""
+    own: bool
+    """Whether it is this run's alone: on others no stand-in may take the name of a public image."""
 
 
 @contextmanager
@@ -39,11 +42,10 @@ def running(folder: Path) -> Iterator[Engine]:
 
     The latter takes root, and Debian's packages docker.io and iptables.
     """
-    try:
-        yield Engine(docker.from_env(), dict(os.environ))
+    if "DOCKER_HOST" in os.environ or _listens(Path("/var/run/docker.sock")):
+        with closing(docker.from_env()) as client:
+            yield Engine(client, dict(os.environ), own=False)
         return
-    except DockerException:
-        pass
     assert shutil.which("dockerd"), "these tests need a Docker engine: apt-get install docker.io iptables"
     assert os.geteuid() == 0, "no Docker engine answers, and starting one takes root"
     address = f"unix://{folder}/docker.sock"
@@ -53,24 +55,22 @@ def running(folder: Path) -> Iterator[Engine]:
             [*map(str, command), "--pidfile", str(folder / "pid")], stdout=log, stderr=log
         )
     try:
-        yield Engine(
-            _answering(address, process, folder / "dockerd.log"), os.environ | {"DOCKER_HOST": address}
-        )
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not _listens(folder / "docker.sock"):
+            ended = process.poll() is not None or time.monotonic() > deadline_s
+            assert not ended, f"dockerd did not start: {(folder / 'dockerd.log').read_text()[-2000:]}"
+            time.sleep(0.2)
+        with closing(docker.DockerClient(base_url=address)) as client:
+            yield Engine(client, os.environ | {"DOCKER_HOST": address}, own=True)
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
         shutil.rmtree(folder / "data", ignore_errors=True)
 
 
-def _answering(address: str, process: subprocess.Popen[bytes], log: Path) -> docker.DockerClient:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return docker.DockerClient(base_url=address)
-        except DockerException:
-            ended = process.poll() is not None or time.monotonic() > deadline_s
-            assert not ended, f"dockerd did not start: {log.read_text()[-2000:]}"
-            time.sleep(0.2)
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(str(path)) == 0
 
 
 def compose_command() -> list[str]:
@@ -90,6 +90,13 @@ def base_image() -> str:
     return found[1]
 
 
+def _may_stand_in(engine: Engine, name: str, error: APIError) -> None:
+    assert engine.own, (
+        f"{name} cannot be pulled ({error}); a stand-in is made on an engine of the tests' own alone"
+    )
+    print(f"{name} cannot be pulled: a stand-in is made of Debian's packages", file=sys.stderr)
+
+
 def provide_base_image(engine: Engine, folder: Path) -> bool:
     """See that the base image is there: pulled, or else made of Debian 12's packages. Whether it was made."""
     name = base_image()
@@ -101,8 +108,8 @@ def provide_base_image(engine: Engine, folder: Path) -> bool:
     try:
         engine.client.images.pull(name)
         return False
-    except APIError:
-        print(f"{name} cannot be pulled: a stand-in is made of Debian's packages", file=sys.stderr)
+    except APIError as error:
+        _may_stand_in(engine, name, error)
     assert shutil.which("debootstrap"), "a stand-in takes debootstrap: apt-get install debootstrap"
     root = folder / "root"
     packages = "--include=python3,python3-venv,ca-certificates"
@@ -141,8 +148,8 @@ def provide_proxy_image(engine: Engine, name: str) -> None:
     try:
         engine.client.images.pull(name)
         return
-    except APIError:
-        print(f"{name} cannot be pulled: a stand-in is made of Debian's package", file=sys.stderr)
+    except APIError as error:
+        _may_stand_in(engine, name, error)
     recipe = f"""
         FROM {base_image()}
         RUN apt-get update && apt-get install -y --no-install-recommends haproxy

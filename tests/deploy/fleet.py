@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ndsc.codec.bundle import Bundle
+from ndsc.codec.frames import write_image
+from ndsc.scene import SceneConfig, StereoScene
 from ndsc.service.identity import Role
 from ndsc.service.tls import CertificateFiles
 from tests.deploy.follower import Follower
@@ -29,6 +31,8 @@ from tests.robustness.rig import Delivery, free_port
 
 RIGS: Final = ("rig-1", "rig-2", "rig-3", "rig-4")
 DECODERS: Final = ("decoder-1", "decoder-2", "decoder-3")
+PICTURES: Final = 8
+"""Of each camera, again and again."""
 START_TIMEOUT_S: Final = 120.0
 END_TIMEOUT_S: Final = 60.0
 DECODERS_START_S: Final = 2.0
@@ -36,6 +40,10 @@ DECODERS_START_S: Final = 2.0
 NODES_START_S: Final = 15.0
 """On such a machine, all of them at once, and some seconds more."""
 _MOST_SLOWNESS: Final = 4.0
+
+
+class TooBusyError(Exception):
+    """A node was not ready when its first frame was due: from then on it stays behind the others of its rig."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class Fleet:
     """Of traffic."""
     slowness: float = 1.0
     """Of this machine, found out at the start."""
+    patience: float = 1.0
+    """How much longer nodes may take to start than even that makes likely."""
     epoch_s: int = 0
     """Of the first frame, in seconds since the Unix epoch."""
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in DECODERS})
@@ -95,6 +105,7 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
+        _draw(self.folder / "pictures")
         if self.mode == "tls":
             self._authority = Authority(self.folder / "pki")
 
@@ -165,7 +176,7 @@ class Fleet:
             await self.proxy.wait_for("UP")
             nodes = [member for rig in RIGS for member in members(rig)]
             stack.push_async_callback(self._stop, *(node.name for node in nodes))
-            self.epoch_s = math.ceil(time.time() + NODES_START_S * self.slowness)
+            self.epoch_s = self.in_s(NODES_START_S)
             await asyncio.gather(*(self.start_node(node, self.epoch_s) for node in nodes))
             for rig in RIGS:
                 follower = self.followers[rig] = Follower(rig, self.proxy.address, **self.credentials(rig))
@@ -179,13 +190,20 @@ class Fleet:
         self.slowness = min(_MOST_SLOWNESS, max(1.0, start_s / DECODERS_START_S))
         self.seconds *= self.slowness
 
+    def in_s(self, seconds: float) -> int:
+        """The first whole second so long from now, on an idle machine, in seconds since the Unix epoch."""
+        return math.ceil(time.time() + seconds * self.slowness * self.patience)
+
     async def start_decoder(self, name: str) -> None:
         """Start a decoder, for the first time or again, and wait until it serves."""
         await self.services[name].start()
         await self.services[name].wait_for("ready", START_TIMEOUT_S)
 
     async def start_node(self, node: Member, epoch_s: int) -> None:
-        """Start a node and wait until its session is open; its frames begin at `epoch_s`. Raises ProcessError."""
+        """Start a node and wait until its session is open; its frames begin at `epoch_s`.
+
+        Raises ProcessError, and TooBusyError when it was not ready by then.
+        """
         service = self.services.get(node.name)
         if service is None:
             service = self.services[node.name] = Service(
@@ -196,8 +214,7 @@ class Fleet:
         await service.wait_for("ready", START_TIMEOUT_S)
         late_s = time.time() - epoch_s
         if late_s > 0:
-            # A node that starts after its first frame's time stays behind the others of its rig.
-            raise ProcessError(f"this machine is too busy: {node.name} was ready {late_s:.1f} s too late")
+            raise TooBusyError(f"this machine is too busy: {node.name} was ready {late_s:.1f} s too late")
 
     async def stream(self, until: float) -> None:
         """Let traffic go on until a part of its time has passed, from 0 to 1."""
@@ -268,11 +285,10 @@ class Fleet:
 
     def _node_flags(self, node: Member) -> list[str]:
         view = "right" if node.role == "side-information" else "left"
-        seed = RIGS.index(node.rig)
         flags = [
             *("--rig", node.rig, "--camera", node.name, "--role", node.role),
             *("--decoder", self.proxy.address, "--listen", "127.0.0.1:0", "--fps", str(self.fps)),
-            *("--source", f"synthetic:{view}?seed={seed}&width={WIDTH}&height={HEIGHT}"),
+            *("--source", str(self.folder / "pictures" / node.rig / view), "--loop"),
             *("--delivery", node.delivery, "--reconnect-max-s", "1"),
             *self._common_flags(node.name),
             *node.flags,
@@ -288,6 +304,17 @@ class Fleet:
 
     def _common_flags(self, name: str) -> list[str]:
         return ["--history", str(self.folder / f"{name}.jsonl"), "--threads", "1", "--log-json"]
+
+
+def _draw(folder: Path) -> None:
+    """A few pictures of each rig's street: a dozen nodes that draw their own take most of a core."""
+    for seed, rig in enumerate(RIGS):
+        scene = StereoScene(SceneConfig(seed=seed, width=WIDTH, height=HEIGHT))
+        for number in range(PICTURES):
+            for view, picture in zip(("left", "right"), scene.pair(number / 4), strict=True):
+                place = folder / rig / view
+                place.mkdir(parents=True, exist_ok=True)
+                write_image(place / f"{number}.png", picture)
 
 
 def _tls(files: CertificateFiles) -> list[str]:

@@ -7,11 +7,15 @@ import os
 import re
 import signal
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from docker.models.images import Image
 from playwright.sync_api import expect
 
 import ndsc
@@ -21,7 +25,7 @@ from ndsc.codec.codec import FrameEncoder
 from ndsc.scene import SceneConfig, StereoScene
 from tests.browser.rig import chromium
 from tests.deploy.compose import Project, blocks, settings, until
-from tests.deploy.engine import Engine, provide_proxy_image
+from tests.deploy.engine import Engine, base_image, provide_proxy_image
 from tests.e2e.conftest import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
@@ -35,7 +39,7 @@ UP, WATCH, END = blocks("compose.md")
 
 @pytest.fixture(scope="module")
 def rig(
-    engine: Engine, image_mbytes: dict[str, float], tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Project]:
     """The project as it comes, on ports that are free."""
     folder = tmp_path_factory.mktemp("plain")
@@ -49,16 +53,21 @@ def rig(
 
 def node(project: Project) -> dict[str, Any]:
     """The left camera's account."""
-    account: dict[str, Any] = json.loads(project.ask("camera-left", "ndsc", "node", "localhost:50061"))
+    account: dict[str, Any] = json.loads(project.ask("viewer", "ndsc", "node", "camera-left:50061"))
     return account
 
 
-def test_images_are_small_and_bring_what_they_need(engine: Engine, image_mbytes: dict[str, float]) -> None:
-    for target, size in image_mbytes.items():
-        assert size < LARGEST_MBYTES[target], target
+def test_images_are_small_and_bring_what_they_need(engine: Engine, images: dict[str, Image]) -> None:
+    base = engine.client.images.get(base_image()).attrs["Size"]
+    sizes = {target: (image.attrs["Size"] - base) / 1e6 for target, image in images.items()}
+    print(
+        f"\nMB beside the {base / 1e6:.0f} of the base:", {name: round(size) for name, size in sizes.items()}
+    )
+    for target, image in images.items():
+        assert sizes[target] < LARGEST_MBYTES[target], target
         listed = "import importlib.metadata as m; print(*(d.name.lower() for d in m.distributions()))"
         output = engine.client.containers.run(
-            f"ndsc/{target}", ["-c", listed], entrypoint="python", remove=True, network_mode="none"
+            image, ["-c", listed], entrypoint="python", remove=True, network_mode="none"
         )
         packages = set(output.decode().split())
         assert {"ndsc", "onnxruntime", "grpcio", "constriction"} <= packages
@@ -108,6 +117,17 @@ def test_containers_may_do_little(rig: Project) -> None:
     assert published == {("50051/tcp", "127.0.0.1"), ("8080/tcp", "127.0.0.1")}
 
 
+def test_the_page_is_for_its_own_name(rig: Project) -> None:
+    """So that another site's script cannot read it by a name that leads here."""
+    request = urllib.request.Request(
+        f"http://localhost:{rig.settings['NDSC_PAGE_PORT']}/", headers={"Host": "elsewhere.example"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    with refused.value as answer:
+        assert answer.code == 403
+
+
 def test_decode_from_outside(rig: Project) -> None:
     left, right = StereoScene(SceneConfig(seed=0)).pair(1.0)
     coded = FrameEncoder(Bundle.load(default_bundle_path())).encode(left, 3)
@@ -119,7 +139,7 @@ def test_decode_from_outside(rig: Project) -> None:
     assert live.image.shape == left.shape
 
 
-def test_metrics_are_for_the_network_of_metrics(rig: Project) -> None:
+def test_metrics_of_a_running_decoder(rig: Project) -> None:
     text = rig.metrics("decoder")
     decoded = re.search(r'^ndsc_decoder_frames_total\{.*outcome="decoded".*\} (\S+)$', text, re.MULTILINE)
     assert decoded
@@ -170,11 +190,10 @@ def test_the_page_of_compose(rig: Project, tmp_path: Path) -> None:
     assert not rig.services()
 
 
-def test_the_page_of_tls(engine: Engine, image_mbytes: dict[str, float], tmp_path: Path) -> None:
+def test_the_page_of_tls(engine: Engine, images: dict[str, Image], tmp_path: Path) -> None:
     """Certificates are made on the first start, without one there is no answer, and new ones are taken."""
     up, call, renew = blocks("tls.md")
-    secure = Project.make(engine, "ndsc-tls", settings("With profile tls"), tmp_path)
-    assert secure.settings["COMPOSE_PROFILES"] == "cpu,tls"
+    secure = Project.make(engine, "ndsc-tls", settings("tls", COMPOSE_PROFILES="cpu,tls"), tmp_path)
     held = {"decoder": "", "camera-left": ""}
 
     def certificates() -> dict[str, str]:
@@ -196,7 +215,7 @@ def test_the_page_of_tls(engine: Engine, image_mbytes: dict[str, float], tmp_pat
             names = secure.ask(service, "find", "/certificates", "/pki", "-name", "*.pem").split()
             assert sorted(Path(name).name for name in names) == ["ca.pem", "certificate.pem", "key.pem"]
         first = certificates()
-        secure.run("up", "--detach", "--no-build", "--force-recreate", "certificates")
+        secure.run("up", "--detach", "--force-recreate", "certificates")
         assert secure.container("certificates").wait(timeout=60)["StatusCode"] == 0
         assert certificates() == first
         secure.follow(renew, tmp_path)
@@ -204,6 +223,7 @@ def test_the_page_of_tls(engine: Engine, image_mbytes: dict[str, float], tmp_pat
         # The node opens another call with its new certificate, in the same session.
         until(lambda: len(sessions(secure)) > 1, secure.logs)
         assert len(set(sessions(secure))) == 1
+        assert node(secure)["connected"]
         secure.wait_until_healthy(*RIG)
     finally:
         secure.down()
@@ -215,17 +235,15 @@ def sessions(project: Project) -> list[str]:
     return re.findall(r"stream opened .*camera=left .*session=(\w+)", log)
 
 
-def test_three_decoders_behind_the_proxy(
-    engine: Engine, image_mbytes: dict[str, float], tmp_path: Path
-) -> None:
+def test_three_decoders_behind_the_proxy(engine: Engine, images: dict[str, Image], tmp_path: Path) -> None:
     """The block of .env for profile scale: a rig's camera and its side information meet at one decoder."""
-    many = Project.make(engine, "ndsc-scale", settings("With profile scale"), tmp_path)
+    many = Project.make(engine, "ndsc-scale", settings("scale", COMPOSE_PROFILES="scale"), tmp_path)
     proxy = re.search(r"image: (haproxy:\S+)", (ROOT / "docker-compose.yml").read_text())
     assert proxy
     provide_proxy_image(engine, proxy[1])
     decoders = ("decoder-1", "decoder-2", "decoder-3")
     try:
-        many.run("up", "--detach", "--no-build")
+        many.run("up", "--detach")
         many.wait_until_healthy(*decoders, "camera-left", "camera-right", "viewer")
         open_at = {
             kind: [
@@ -240,3 +258,18 @@ def test_three_decoders_behind_the_proxy(
             until(lambda: next(subscription).side_information.outcome == "paired", many.logs)
     finally:
         many.down()
+
+
+@pytest.mark.parametrize("profiles", ["gpu", "cpu,monitoring", "gpu,tls,monitoring", "scale,monitoring"])
+def test_every_profile_is_read(engine: Engine, tmp_path: Path, profiles: str) -> None:
+    """Of those that cannot run here: the file with what `.env` may say."""
+    shown = Project.make(engine, "ndsc-read", settings(COMPOSE_PROFILES=profiles), tmp_path).run("config")
+    services = yaml.safe_load(shown)["services"]
+    assert "nvidia" in str(services["decoder-gpu"]) if "gpu" in profiles else services
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["read_only"], name
+        assert service.get("mem_limit") or name == "certificates", name
+        for port in service.get("ports", ()):
+            assert "127.0.0.1" in str(port), name
+        assert ("image" in service) != ("build" in service), f"{name}: what is built here has no public name"

@@ -265,14 +265,28 @@ def test_two_synthetic_sources_agree_on_the_instant_whenever_they_start() -> Non
 def test_the_drive_leaves_out_what_was_missed_as_a_camera_does() -> None:
     timer = FakeTimer(EPOCH_US - SECOND_US // 2)
     source = open_source(f"synthetic:left?{SMALL}", timer=timer)
-    assert source.epoch_us == EPOCH_US
-    timer.time_us += 2 * SECOND_US + 550_000  # two seconds and a half of a frame after the epoch
+    assert source.epoch_us == EPOCH_US - SECOND_US // 2
+    timer.time_us = EPOCH_US + 2 * SECOND_US + 50_000  # half of a frame after frame 20
     frames = iter(source)
     assert next(frames).capture_time_us == EPOCH_US + 2_100_000
     assert timer.time_us == EPOCH_US + 2_100_000
     assert next(frames).capture_time_us == EPOCH_US + 2_200_000
     timer.time_us += SECOND_US - 10_000
     assert next(frames).capture_time_us == EPOCH_US + 3_200_000
+
+
+@pytest.mark.parametrize("fps", [0.4, 7.5, 10, 29.97])
+def test_two_drives_of_one_rate_show_the_same_instants(fps: float) -> None:
+    found = []
+    for start_us in (EPOCH_US + 123_456, EPOCH_US + 3 * SECOND_US + 210_000):
+        timer = FakeTimer(start_us)
+        source = open_source(f"synthetic:left?{SMALL}", fps=fps, timer=timer)
+        found.append({f.capture_time_us: f.image for f in itertools.islice(source, 130)})
+    common = set(found[0]) & set(found[1])
+    assert len(common) > 30
+    assert {t for t in found[0] if t >= min(found[1])} == common
+    for moment in common:
+        np.testing.assert_array_equal(found[0][moment], found[1][moment])
 
 
 @pytest.mark.parametrize(
