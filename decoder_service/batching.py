@@ -145,7 +145,9 @@ class Batcher:
 
 def _give_way() -> None:
     """Let this thread, and those of the graphs it loads, wait for the event loop, which answers health checks."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    thread = threading.get_native_id()
+    # A process that was started nicer still may not take that back.
+    os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _decode(

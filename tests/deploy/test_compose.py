@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import ndsc
 from ndsc.client import ServiceError, UnreachableError
 from ndsc.codec.bundle import Bundle, default_bundle_path
 from ndsc.codec.codec import FrameEncoder
+from ndsc.codec.errors import NdscError
 from ndsc.scene import SceneConfig, StereoScene
 from tests.browser.rig import chromium
 from tests.deploy.compose import Project, blocks, settings, until
@@ -235,27 +237,38 @@ def sessions(project: Project) -> list[str]:
     return re.findall(r"stream opened .*camera=left .*session=(\w+)", log)
 
 
-def test_three_decoders_behind_the_proxy(engine: Engine, images: dict[str, Image], tmp_path: Path) -> None:
-    """The block of .env for profile scale: a rig's camera and its side information meet at one decoder."""
+def test_the_page_of_scaling(engine: Engine, images: dict[str, Image], tmp_path: Path) -> None:
+    """A rig's camera and its side information meet at one of three decoders, whatever stops and starts."""
+    start, change = (block for block in blocks("scaling.md") if block[0].startswith("docker"))
     many = Project.make(engine, "ndsc-scale", settings("scale", COMPOSE_PROFILES="scale"), tmp_path)
     proxy = re.search(r"image: (haproxy:\S+)", (ROOT / "docker-compose.yml").read_text())
     assert proxy
     provide_proxy_image(engine, proxy[1])
     decoders = ("decoder-1", "decoder-2", "decoder-3")
-    try:
-        many.run("up", "--detach")
-        many.wait_until_healthy(*decoders, "camera-left", "camera-right", "viewer")
-        open_at = {
-            kind: [
-                d for d in decoders if re.search(rf"^ndsc_decoder_open_{kind} 1\.0$", many.metrics(d), re.M)
-            ]
-            for kind in ("cameras", "side_streams")
-        }
-        assert len(open_at["cameras"]) == 1
-        assert open_at["cameras"] == open_at["side_streams"]
-        with ndsc.Client(f"127.0.0.1:{many.settings['NDSC_DECODER_PORT']}") as client:
+
+    def places(kind: str) -> list[str]:
+        opened = re.compile(rf"^ndsc_decoder_open_{kind} 1\.0$", re.MULTILINE)
+        up = [decoder for decoder in decoders if many.container(decoder).status == "running"]
+        return [decoder for decoder in up if opened.search(many.metrics(decoder))]
+
+    def together() -> bool:
+        at = places("cameras")
+        return len(at) == 1 and places("side_streams") == at
+
+    def paired() -> bool:
+        with suppress(NdscError), ndsc.Client(f"127.0.0.1:{many.settings['NDSC_DECODER_PORT']}") as client:
             subscription = client.subscribe("rig", ["left"])
-            until(lambda: next(subscription).side_information.outcome == "paired", many.logs)
+            return any(next(subscription).side_information.outcome == "paired" for _ in range(20))
+        return False
+
+    try:
+        many.follow(start, tmp_path)
+        many.wait_until_healthy(*decoders, "camera-left", "camera-right", "viewer")
+        for line in [None, *change]:
+            if line is not None:
+                many.follow([line], tmp_path)
+            until(together, many.logs)
+            until(paired, many.logs)
     finally:
         many.down()
 

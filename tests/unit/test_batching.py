@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -210,3 +212,17 @@ async def test_closing_ends_all_waits(network: Network) -> None:
         outcomes = await asyncio.gather(held, *tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3
     assert network.runs in ([], [(0,)])
+
+
+def test_a_decoder_that_was_started_nice_stays_so() -> None:
+    code = """
+import os
+from decoder_service.batching import _give_way
+os.nice(10)
+if os.geteuid() == 0:
+    os.setuid(65534)  # as in a container: without the right to raise a priority
+_give_way()
+print(os.getpriority(os.PRIO_PROCESS, 0) >= 10)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
