@@ -59,7 +59,10 @@ class PendingLoss:
         """The losses. Raises TrainingError when they are not finite."""
         loss, mse, other = self.values.tolist()
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {self.step}: lower --learning-rate")
+            raise TrainingError(
+                f"the loss is {loss} at step {self.step}: lower --learning-rate, and "
+                "--muon-learning-rate, --gain-learning-rate and --rate-learning-rate where they are used"
+            )
         return StepLoss(self.step, loss, mse, other)
 
 
@@ -78,9 +81,8 @@ def make_optimizers(model: Codec, config: TrainConfig) -> list[torch.optim.Optim
             {"params": list(model.quantizer.parameters()), "lr": config.gain_learning_rate},
             {"params": list(model.rate_model.parameters()), "lr": config.rate_learning_rate},
         ]
-    numbers = {
-        id(parameter) for parameters in (matrices, *(g["params"] for g in groups)) for parameter in parameters
-    }
+    apart = [*matrices, *(parameter for group in groups for parameter in group["params"])]
+    numbers = {id(parameter) for parameter in apart}
     others = [p for p in model.parameters() if id(p) not in numbers]
     groups.append({"params": others, "lr": config.learning_rate})
     optimizers: list[torch.optim.Optimizer] = [

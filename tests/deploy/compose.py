@@ -21,8 +21,10 @@ from docker.models.images import Image
 from tests.contract.service_process import free_port
 from tests.deploy.engine import Engine, compose_command
 from tests.e2e.conftest import ROOT
+from tests.pages import blocks
 
 PATIENCE_S = 180.0
+COMMAND_TIMEOUT_S = 600.0
 PORTS = ("NDSC_DECODER_PORT", "NDSC_PAGE_PORT")
 
 
@@ -45,10 +47,9 @@ def values(text: str) -> dict[str, str]:
     return dict(re.findall(r"^([A-Z_]+)=(.*)$", text, re.MULTILINE))
 
 
-def blocks(page: str) -> list[list[str]]:
-    """The commands of each block of shell commands in a page of docs/operate."""
-    text = (ROOT / "docs" / "operate" / page).read_text()
-    return [block.splitlines() for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+def commands(page: str) -> list[list[str]]:
+    """Of each block of shell commands in a page of docs/operate."""
+    return [block.splitlines() for block in blocks((ROOT / "docs" / "operate" / page).read_text(), "sh")]
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ class Project:
     def _command(self) -> list[str]:
         return [*compose_command(), "--env-file", str(self.env_file)]
 
-    def run(self, *arguments: str, timeout_s: float = 600) -> str:
+    def run(self, *arguments: str) -> str:
         """A command of docker compose; what it printed. Fails with its output."""
-        return self._done([*self._command, *arguments], cwd=ROOT, timeout_s=timeout_s)
+        return self._done([*self._command, *arguments], cwd=ROOT)
 
     def follow(self, lines: Sequence[str], folder: Path) -> str:
         """Run lines of a page of docs/operate in `folder`, as a reader would; what they printed.
@@ -91,9 +92,9 @@ class Project:
             f'docker() {{ if [ "$1" = compose ]; then shift; {compose} "$@"; else command docker "$@"; fi; }}'
         )
         script = "\n".join(["set -euo pipefail", alias, *on_host])
-        return self._done(["bash", "-c", script], cwd=folder, timeout_s=600)
+        return self._done(["bash", "-c", script], cwd=folder)
 
-    def _done(self, command: list[str], *, cwd: Path, timeout_s: float) -> str:
+    def _done(self, command: list[str], *, cwd: Path) -> str:
         # What the environment says would come before the file.
         environment = {
             name: value
@@ -113,7 +114,7 @@ class Project:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=COMMAND_TIMEOUT_S,
             check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
@@ -121,12 +122,9 @@ class Project:
 
     def image(self, service: str) -> Image:
         """The one that was built for a service."""
-        for name in (
-            f"{self.name}-{service}",
-            f"{self.name}_{service}",
-        ):  # of the plugin, of docker-compose 1.29
+        for joint in "-_":  # of the plugin, of docker-compose 1.29
             with suppress(ImageNotFound):
-                return self.engine.client.images.get(name)
+                return self.engine.client.images.get(f"{self.name}{joint}{service}")
         raise AssertionError(f"no image was built for {service}")
 
     def container(self, service: str) -> Container:

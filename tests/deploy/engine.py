@@ -90,16 +90,8 @@ def base_image() -> str:
     return found[1]
 
 
-def _may_stand_in(engine: Engine, name: str, error: APIError) -> None:
-    assert engine.own, (
-        f"{name} cannot be pulled ({error}); a stand-in is made on an engine of the tests' own alone"
-    )
-    print(f"{name} cannot be pulled: a stand-in is made of Debian's packages", file=sys.stderr)
-
-
-def provide_base_image(engine: Engine, folder: Path) -> bool:
-    """See that the base image is there: pulled, or else made of Debian 12's packages. Whether it was made."""
-    name = base_image()
+def _needs_stand_in(engine: Engine, name: str) -> bool:
+    """Whether a public image is neither there nor can be pulled; then the engine must be the tests' own."""
     try:
         engine.client.images.get(name)
         return False
@@ -109,7 +101,19 @@ def provide_base_image(engine: Engine, folder: Path) -> bool:
         engine.client.images.pull(name)
         return False
     except APIError as error:
-        _may_stand_in(engine, name, error)
+        if not engine.own:
+            raise AssertionError(
+                f"{name} cannot be pulled, and no stand-in goes on others' engines"
+            ) from error
+    print(f"{name} cannot be pulled: a stand-in is made of Debian's packages", file=sys.stderr)
+    return True
+
+
+def provide_base_image(engine: Engine, folder: Path) -> None:
+    """See that the base image is there: pulled, or else made of Debian 12's packages."""
+    name = base_image()
+    if not _needs_stand_in(engine, name):
+        return
     assert shutil.which("debootstrap"), "a stand-in takes debootstrap: apt-get install debootstrap"
     root = folder / "root"
     packages = "--include=python3,python3-venv,ca-certificates"
@@ -135,21 +139,12 @@ def provide_base_image(engine: Engine, folder: Path) -> bool:
     engine.client.api.import_image_from_file(str(archive), repository, tag, changes=settings)
     shutil.rmtree(root)
     archive.unlink()
-    return True
 
 
 def provide_proxy_image(engine: Engine, name: str) -> None:
     """See that HAProxy's image is there: pulled, or else Debian's package on top of the base image."""
-    try:
-        engine.client.images.get(name)
+    if not _needs_stand_in(engine, name):
         return
-    except ImageNotFound:
-        pass
-    try:
-        engine.client.images.pull(name)
-        return
-    except APIError as error:
-        _may_stand_in(engine, name, error)
     recipe = f"""
         FROM {base_image()}
         RUN apt-get update && apt-get install -y --no-install-recommends haproxy

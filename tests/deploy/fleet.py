@@ -21,7 +21,7 @@ from ndsc.scene import SceneConfig, StereoScene
 from ndsc.service.identity import Role
 from ndsc.service.tls import CertificateFiles
 from tests.deploy.follower import Follower
-from tests.deploy.haproxy import Mode, Proxy, proxying
+from tests.deploy.haproxy import Mode, Proxy, certificate_environment, proxying
 from tests.pki import Authority
 from tests.robustness.accounts import accounts_of
 from tests.robustness.history import History, read_histories
@@ -169,7 +169,9 @@ class Fleet:
                 )
             await asyncio.gather(*(self.start_decoder(name) for name in DECODERS))
             self._allow_for(time.monotonic() - started)
-            environment = self._proxy_environment()
+            environment = {}
+            if self.mode == "tls":
+                environment = certificate_environment(self.authority.server(), self.folder)
             self._proxy = await stack.enter_async_context(
                 proxying(self.mode, self.ports, self.folder, remembers=self.remembers, **environment)
             )
@@ -259,17 +261,6 @@ class Fleet:
     async def _stop(self, *names: str) -> None:
         services = [self.services[name] for name in names if name in self.services]
         await asyncio.gather(*(service.stop() for service in services))
-
-    def _proxy_environment(self) -> dict[str, str]:
-        """What gives the proxy a certificate to ask for health with: a server's own is good for that."""
-        if self.mode == "plaintext":
-            return {}
-        files = self.authority.server()
-        pair = self.folder / "proxy.pem"
-        assert files.certificate is not None
-        assert files.key is not None
-        pair.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
-        return {"NDSC_PROXY_CERTIFICATE": str(pair), "NDSC_TLS_CA": str(files.ca)}
 
     def _decoder_flags(self, name: str) -> list[str]:
         flags = [

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from ndsc.service.tls import CertificateFiles
 from tests.e2e.conftest import ROOT
 from tests.robustness.processes import until
 from tests.robustness.rig import free_port
@@ -105,6 +106,15 @@ class Proxy:
         except OSError:
             return ""
         return found[1] if found else ""
+
+
+def certificate_environment(files: CertificateFiles, folder: Path) -> dict[str, str]:
+    """What gives the proxy of tls.cfg a certificate to ask for health with: a server's own is good for that."""
+    assert files.certificate is not None
+    assert files.key is not None
+    pair = folder / "proxy.pem"
+    pair.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
+    return {"NDSC_PROXY_CERTIFICATE": str(pair), "NDSC_TLS_CA": str(files.ca)}
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""deploy/kubernetes as kubectl renders it: schemas, what no schema knows, and docs/operate/kubernetes.md.
+"""deploy/kubernetes: schemas, and what no schema knows.
 
 No cluster takes part: what an API server would refuse is found, what a controller does is not.
 """
@@ -8,68 +8,40 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from copy import deepcopy
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import typer
 import yaml
-from cryptography import x509
-from typer.testing import CliRunner
 
 from decoder_service.settings import DecoderSettings
 from encoder_service.settings import EncoderSettings
 from ndsc.cli import app
-from ndsc.service.settings import load_settings, split_address
-from ndsc.service.tls import CertificateFiles, load_certificates
+from ndsc.service.settings import split_address
 from ndsc.viewer.settings import ViewerSettings
+from tests.deploy.manifests import (
+    KUBERNETES,
+    KUSTOMIZATIONS,
+    OLDEST,
+    SERVICES,
+    TO_BE_MADE,
+    Object,
+    Workload,
+    named,
+    objects,
+    of_kind,
+    ours,
+    selects,
+    validate,
+    workloads,
+)
 from tests.e2e.conftest import ROOT
-
-Object = dict[str, Any]
-Settings = DecoderSettings | EncoderSettings | ViewerSettings
-
-KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
-KUSTOMIZATIONS: Final = ("base", "overlays/demo", "overlays/gpu", "overlays/tls")
-PAGE: Final = (ROOT / "docs" / "operate" / "kubernetes.md").read_text()
-OLDEST: Final = "1.27"
-"""Of Kubernetes, that the page names: the first whose gRPC probes are stable."""
-SERVICES: Final[Mapping[str, type[Settings]]] = {
-    "ndsc/decoder": DecoderSettings,
-    "ndsc/decoder-cuda": DecoderSettings,
-    "ndsc/encoder": EncoderSettings,
-    "ndsc/viewer": ViewerSettings,
-}
-TO_BE_MADE: Final = frozenset({"decoder-tls", "viewer-tls"})
-"""Secrets that the page tells an operator to make."""
-
-
-def kubectl(*arguments: str) -> str:
-    """What kubectl prints, without a cluster."""
-    command = [str(Path(sys.executable).parent / "kubectl"), *arguments]
-    environment = {"PATH": os.environ["PATH"], "KUBECONFIG": os.devnull}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@cache
-def _objects(path: Path) -> list[Object]:
-    return list(yaml.load_all(kubectl("kustomize", str(path)), yaml.CSafeLoader))
-
-
-def objects(path: Path) -> list[Object]:
-    """What `kubectl apply -k path` sends."""
-    return deepcopy(_objects(path))
 
 
 @pytest.fixture(params=KUSTOMIZATIONS)
@@ -77,100 +49,7 @@ def rendered(request: pytest.FixtureRequest) -> list[Object]:
     return objects(KUBERNETES / str(request.param))
 
 
-def of_kind(rendered: list[Object], *kinds: str) -> list[Object]:
-    return [item for item in rendered if item["kind"] in kinds]
-
-
-def named(rendered: list[Object], kind: str, name: str) -> Object:
-    (found,) = [item for item in of_kind(rendered, kind) if item["metadata"]["name"] == name]
-    return found
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What starts pods, all of one container."""
-
-    item: Object
-
-    @property
-    def name(self) -> str:
-        return str(self.item["metadata"]["name"])
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        labels: Mapping[str, str] = self.item["spec"]["template"]["metadata"]["labels"]
-        return labels
-
-    @property
-    def pod(self) -> Object:
-        pod: Object = self.item["spec"]["template"]["spec"]
-        return pod
-
-    @property
-    def container(self) -> Object:
-        (container,) = self.pod["containers"]
-        assert isinstance(container, dict)
-        return container
-
-    @property
-    def repository(self) -> str:
-        return str(self.container["image"]).rpartition(":")[0]
-
-    @property
-    def ports(self) -> Mapping[str, int]:
-        return {port["name"]: port["containerPort"] for port in self.container.get("ports", [])}
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """As the container sees it, in a namespace called ndsc."""
-        values = {}
-        for variable in self.container.get("env", []):
-            source = variable.get("valueFrom", {})
-            if "resourceFieldRef" in source:
-                field = source["resourceFieldRef"]["resource"]
-                limits, _, resource = field.partition(".")
-                values[variable["name"]] = str(self.container["resources"][limits][resource])
-            elif "fieldRef" in source:
-                assert source["fieldRef"]["fieldPath"] == "metadata.namespace"
-                values[variable["name"]] = "ndsc"
-            else:
-                values[variable["name"]] = variable["value"]
-        return values
-
-    def settings(self, monkeypatch: pytest.MonkeyPatch) -> Settings:
-        """What the service makes of its environment and arguments."""
-        with monkeypatch.context() as patch:
-            for name in os.environ:
-                if name.startswith("NDSC_"):
-                    patch.delenv(name)
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            return load_settings(SERVICES[self.repository], self.container.get("args", []))
-
-
-def workloads(rendered: list[Object]) -> list[Workload]:
-    return [Workload(item) for item in of_kind(rendered, "StatefulSet", "Deployment")]
-
-
-def ours(rendered: list[Object]) -> list[Workload]:
-    """Those that run a service of this project."""
-    return [workload for workload in workloads(rendered) if workload.repository in SERVICES]
-
-
-def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether matchLabels, or a Service's selector, are all there."""
-    assert "matchExpressions" not in selector
-    wanted: Mapping[str, str] = selector.get("matchLabels", selector)
-    return wanted.items() <= labels.items()
-
-
 # Schemas
-
-
-@cache
-def validate(item: str, version: str) -> None:
-    """An object as JSON: most are the same in every overlay."""
-    assert version.startswith(kubernetes_validate.validate(json.loads(item), version, strict=True))
 
 
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
@@ -184,10 +63,6 @@ def test_a_field_that_no_one_knows_is_refused() -> None:
     decoder["spec"]["template"]["spec"]["containers"][0]["readinessProbes"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="readinessProbes"):
         kubernetes_validate.validate(decoder, OLDEST, strict=True)
-
-
-def test_the_page_names_the_oldest_version() -> None:
-    assert f"Kubernetes {OLDEST} or newer" in PAGE
 
 
 # Names that must meet
@@ -480,110 +355,3 @@ def test_haproxy_takes_the_configuration(rendered: list[Object], tmp_path: Path)
 @pytest.mark.deploy
 def test_haproxy_is_there() -> None:
     assert shutil.which("haproxy"), "apt-get install haproxy"
-
-
-# docs/operate/kubernetes.md
-
-
-def blocks(language: str) -> Iterator[str]:
-    for match in re.finditer(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
-        yield match[1]
-
-
-def commands() -> list[list[str]]:
-    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines]
-
-
-def test_what_the_page_applies_renders() -> None:
-    applied = [words[words.index("-k") + 1] for words in commands() if "-k" in words]
-    assert {f"deploy/kubernetes/{path}" for path in ("overlays/demo", "overlays/tls")} <= set(applied)
-    for path in applied:
-        if path != "site":  # its files are the next test's
-            assert objects(ROOT / path)
-    for words in commands():
-        if words[0] == "kubectl" and "-f" in words:
-            assert (ROOT / words[words.index("-f") + 1]).is_file()
-        if words[0] == "kubectl":
-            assert words[1:3] == ["--namespace", "ndsc"] or "namespace" in words[1:3], words
-
-
-def test_the_page_names_what_is_rendered() -> None:
-    names = {
-        f"{item['kind'].lower()}/{item['metadata']['name']}"
-        for path in KUSTOMIZATIONS
-        for item in objects(KUBERNETES / path)
-    }
-    told = re.findall(r"\b((?:statefulset|deployment|service|networkpolicy)/[a-z-]+)", PAGE)
-    assert told
-    assert set(told) <= names
-
-
-def test_an_overlay_of_ones_own(tmp_path: Path) -> None:
-    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
-    site = tmp_path / "site"
-    site.mkdir()
-    (example,) = blocks("yaml")
-    (site / "kustomization.yaml").write_text(example)
-    made = objects(site)
-    for item in made:
-        validate(json.dumps(item), OLDEST)
-    decoder = Workload(named(made, "StatefulSet", "decoder"))
-    assert decoder.repository == "registry.example/ndsc/decoder-cuda"
-    assert decoder.container["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert decoder.item["spec"]["replicas"] == 2
-    assert "NDSC_DECODER_TLS_CA" in decoder.environment
-    assert Workload(named(made, "Deployment", "viewer")).environment["NDSC_VIEWER_RIG"] == "yard"
-
-
-def test_secrets_as_the_page_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    secrets: dict[str, Path] = {}
-    for program, *words in commands():
-        if program == "ndsc" and words[0] == "certificates":
-            result = CliRunner().invoke(app, words, catch_exceptions=False)
-            assert result.exit_code == 0, result.output
-        elif program == "ndsc":
-            with monkeypatch.context() as there:
-                there.chdir(tmp_path / "pki" / "left")
-                camera = load_settings(EncoderSettings, words[2:])
-                certificates = camera.certificate_files()
-                assert certificates is not None
-                load_certificates(certificates).require_identity(camera.identity)
-        elif program == "kubectl" and "secret" in words:
-            name = words[words.index("generic") + 1]
-            folder = tmp_path / name
-            folder.mkdir()
-            for word in words:
-                if word.startswith("--from-file="):
-                    key, _, file = word.removeprefix("--from-file=").partition("=")
-                    shutil.copy(file, folder / key)
-            secrets[name] = folder
-            kubectl(*(re.sub(r"=pki/", f"={tmp_path}/pki/", word) for word in words), "--dry-run=client")
-    assert secrets.keys() == TO_BE_MADE
-    for workload in ours(objects(KUBERNETES / "overlays/tls")):
-        files = workload.settings(monkeypatch).certificate_files()
-        assert files is not None
-        assert files.certificate is not None
-        assert files.key is not None
-        folder = secrets[f"{workload.name}-tls"]
-        here = [folder / path.name for path in (files.ca, files.certificate, files.key)]
-        own = load_certificates(CertificateFiles(*here)).own
-        assert own is not None
-        names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        assert issued_by_cert_manager(workload.name) == {
-            "dnsNames": names.get_values_for_type(x509.DNSName),
-            "uris": names.get_values_for_type(x509.UniformResourceIdentifier),
-        }
-    viewer = Workload(named(objects(KUBERNETES / "overlays/tls"), "Deployment", "viewer"))
-    hosts = issued_by_cert_manager("decoder")["dnsNames"]
-    assert "*." + viewer.environment["NDSC_VIEWER_DECODER_NAME"].partition(".")[2] in hosts
-    assert "localhost" in hosts  # the decoder's own probes
-
-
-def issued_by_cert_manager(name: str) -> dict[str, list[str]]:
-    """Names in what deploy/kubernetes/examples/cert-manager.yaml asks for; its schemas come in no package."""
-    items = list(yaml.safe_load_all((KUBERNETES / "examples" / "cert-manager.yaml").read_text()))
-    spec = named(items, "Certificate", name)["spec"]
-    assert spec["secretName"] == f"{name}-tls"
-    return {kind: spec.get(kind, []) for kind in ("dnsNames", "uris")}

@@ -30,7 +30,7 @@ from ndsc.v1.catalog_pb2_grpc import (
 )
 from tests.contract.service_process import Service
 from tests.deploy.fleet import DECODERS
-from tests.deploy.haproxy import CONFIGURATIONS, Mode, Proxy, proxying
+from tests.deploy.haproxy import CONFIGURATIONS, Mode, Proxy, certificate_environment, proxying
 from tests.deploy.scale import MODES, run
 from tests.pki import Authority
 from tests.robustness.bundles import make_bundles
@@ -54,12 +54,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def proxy_certificate(tmp_path: Path) -> dict[str, str]:
-    files = Authority(tmp_path / "pki").server()
-    pair = tmp_path / "proxy.pem"
-    assert files.certificate is not None
-    assert files.key is not None
-    pair.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
-    return {"NDSC_PROXY_CERTIFICATE": str(pair), "NDSC_TLS_CA": str(files.ca)}
+    return certificate_environment(Authority(tmp_path / "pki").server(), tmp_path)
 
 
 @pytest.mark.parametrize("mode", MODES)

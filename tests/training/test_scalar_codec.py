@@ -19,9 +19,10 @@ from ndsc.codec.frames import to_float
 from ndsc.codec.scalar_prior import ScalarPrior
 from ndsc.evaluate.metrics import ms_ssim
 from training.checkpoint import Checkpoint, CheckpointError
-from training.config import ModelConfig, ScalarConfig, TrainConfig
+from training.config import ModelConfig, OptimizerKind, ScalarConfig, TrainConfig
 from training.data import Pair, TrainingData, render_drives
 from training.export import EncoderGraph, check_frames, export
+from training.layers import Pointwise
 from training.ms_ssim import ms_ssim as loss_ms_ssim
 from training.run import Run, train
 from training.scalar_codec import MS_SSIM_SCALE, ScalarCodec, distortion_weights
@@ -328,3 +329,38 @@ def test_the_released_weights_gain_from_side_information_at_every_rate() -> None
     assert sorted(rates) == rates
     assert rates[0] < 0.3 * rates[-1]
     assert min(gains) > 0.5
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_parameter_learns_once_at_its_own_rate(optimizer: OptimizerKind) -> None:
+    config = replace(
+        CONFIG,
+        optimizer=optimizer,
+        learning_rate=1e-3,
+        muon_learning_rate=2e-3,
+        gain_learning_rate=3e-3,
+        rate_learning_rate=4e-3,
+    )
+    run = Run(MODEL, config, CPU)
+    groups = [group for one in run.optimizers for group in one.param_groups]
+    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in groups)
+    assert isinstance(run.model, ScalarCodec)
+    expected = {id(p): 1e-3 for p in run.model.parameters()}
+    if optimizer == "muon":
+        expected |= {id(m.weight): 2e-3 for m in run.model.modules() if isinstance(m, Pointwise)}
+    expected |= {id(p): 3e-3 for p in run.model.quantizer.parameters()}
+    expected |= {id(p): 4e-3 for p in run.model.rate_model.parameters()}
+    assert rates == expected
+    data = TrainingData([], render_drives(1, seed=5, width=160, height=80), CPU)
+    run.train_step(data.batch(config, run.levels, 0))
+    for group in groups:  # the first of four steps that warm up
+        assert group["lr"] == pytest.approx(group["initial_lr"] / 4)
+
+
+def test_a_checkpoint_of_before_goes_on_as_it_was() -> None:
+    """Gains and rate model had AdamW's rate then: with today's the run would be another one."""
+    before = replace(CONFIG, gain_learning_rate=CONFIG.learning_rate, rate_learning_rate=CONFIG.learning_rate)
+    kept = before.to_dict()
+    del kept["gain_learning_rate"], kept["rate_learning_rate"]
+    assert TrainConfig.from_dict(kept) == before != CONFIG
