@@ -18,29 +18,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import ModelConfig, TrainConfig
+from training.config import ActivationKind, ModelConfig, TrainConfig
 from training.layers import Depthwise, Patches, Pointwise
 from training.quantizer import Quantized, ResidualQuantizer
 
 
 class Block(nn.Module):
-    """Residual block: 5x5 depthwise, 1x1 up, GELU, 1x1 down. [B, C, h, w] → [B, C, h, w]."""
+    """Residual block: 5x5 depthwise, 1x1 up, GELU or ReLU, 1x1 down. [B, C, h, w] → [B, C, h, w]."""
 
-    def __init__(self, channels: int, expansion: int = 2) -> None:
+    def __init__(self, channels: int, activation: ActivationKind, expansion: int = 2) -> None:
         super().__init__()
+        self.activation = activation
         self.depthwise = Depthwise(channels, 5)
         self.up = Pointwise(channels, channels * expansion)
         self.down = Pointwise(channels * expansion, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out as in."""
-        branch: Tensor = self.down(F.gelu(self.up(self.depthwise(x)), approximate="tanh"))
+        wide = self.up(self.depthwise(x))
+        active = F.gelu(wide, approximate="tanh") if self.activation == "gelu" else F.relu(wide)
+        branch: Tensor = self.down(active)
         return x + branch
 
 
-def blocks(count: int, channels: int) -> nn.Sequential:
+def blocks(count: int, channels: int, activation: ActivationKind = "gelu") -> nn.Sequential:
     """`count` residual blocks in a row."""
-    return nn.Sequential(*(Block(channels) for _ in range(count)))
+    return nn.Sequential(*(Block(channels, activation) for _ in range(count)))
 
 
 class Encoder(nn.Module):
@@ -50,7 +53,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels = config.encoder_channels or config.channels
         self.stem = Patches(3, config.stride, channels)
-        self.body = blocks(config.encoder_blocks, channels)
+        self.body = blocks(config.encoder_blocks, channels, config.encoder_activation)
         self.head = Pointwise(channels, config.latent_dimension)
 
     def forward(self, frame: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -170,8 +170,10 @@ class Run:
         self.step, self.facts = checkpoint.step, checkpoint.facts
 
     def start_from(self, checkpoint: Checkpoint) -> None:
-        """Take another run's averaged weights. Raises CheckpointError when that codec has other settings."""
-        if checkpoint.model_config != self.model_config:
+        """Take another run's averaged weights; the encoder may have had another activation. Raises CheckpointError
+        when that codec has other settings."""
+        activation = self.model_config.encoder_activation
+        if replace(checkpoint.model_config, encoder_activation=activation) != self.model_config:
             raise CheckpointError("the codec to start from has other settings: give them again")
         load_weights(self.model, checkpoint.averaged)
         self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}

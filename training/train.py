@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ndsc.codec.errors import NdscError
 from training.checkpoint import Checkpoint
 from training.config import (
+    ActivationKind,
     FaultKind,
     FlipKind,
     ModelConfig,
@@ -180,6 +181,9 @@ def main(
     encoder_channels: Annotated[
         int | None, typer.Option(min=8, help="Width of the encoder; that of the decoder without.")
     ] = ModelConfig.encoder_channels,
+    encoder_activation: Annotated[
+        ActivationKind, typer.Option(help="Of the encoder; ReLU is free in 8-bit integers.")
+    ] = ModelConfig.encoder_activation,
     quantizer: Annotated[
         QuantizerKind, typer.Option(help="Codebooks, or a scalar quantizer with the rate in the loss.")
     ] = ModelConfig.quantizer,
@@ -229,6 +233,7 @@ def main(
         quantizer=quantizer,
         channels=channels,
         encoder_channels=encoder_channels,
+        encoder_activation=encoder_activation,
         codebook_sizes=sizes,
         alignment=alignment,
         gate=gate,

@@ -14,9 +14,18 @@ from training.checkpoint import CheckpointError
 from training.data import Pair, render_drives
 from training.experiments.codec.figures import table
 from training.experiments.codec.measured import Kind, excess, gain_db, mean_of, measure
-from training.experiments.codec.paper import measure_paper, train_paper
+from training.experiments.codec.paper import PAPER, measure_paper, train_paper
 from training.experiments.codec.trained import train_variant
-from training.experiments.codec.variants import AFTERWARDS, BLIND, SINGLE, SMOKE, WHOLE, Dials, variants
+from training.experiments.codec.variants import (
+    AFTERWARDS,
+    BLIND,
+    LONGER,
+    SINGLE,
+    SMOKE,
+    WHOLE,
+    Dials,
+    variants,
+)
 from training.report.bd_rate import Curve
 from training.scalar import ScalarQuantizer
 from training.scalar_codec import distortion_weights
@@ -31,6 +40,7 @@ def test_each_variant_leaves_out_one_part() -> None:
     whole, *others = variants(Dials(), synthetic=False)
     assert whole.name == WHOLE
     expected: dict[str, tuple[set[str], set[str]]] = {
+        LONGER: (set(), {"steps"}),
         "no alignment": ({"alignment"}, set()),
         "no gate, no faults": ({"gate"}, {"faulty_share"}),
         "each view flipped by itself": (set(), {"flips"}),
@@ -114,6 +124,8 @@ def test_the_table_says_what_each_part_is_worth() -> None:
             (WHOLE, [0.1, 0.2, 0.4], [20, 22, 24]),
             ("twice the rate", [0.2, 0.4, 0.8], [20, 22, 24]),
             ("far away", [0.1, 0.2], [40, 41]),
+            (PAPER, [0.2, 0.4, 0.8], [20, 22, 24]),
+            (LONGER, [0.05, 0.1, 0.2], [20, 22, 24]),
             (f"{SINGLE}1", [0.19], [22]),
             (f"{SINGLE}9", [0.19], [27]),
         ):
@@ -122,6 +134,10 @@ def test_the_table_says_what_each_part_is_worth() -> None:
     assert rows["twice the rate"]["bd_rate"] == pytest.approx(100)
     assert rows["twice the rate"]["overlap_low_db"] == pytest.approx(20, abs=0.2)
     assert rows["far away"]["bd_rate"] is None
+    assert rows[WHOLE]["bd_rate_paper"] == pytest.approx(-50)
+    assert rows[LONGER]["bd_rate_paper"] == pytest.approx(-75)
+    assert rows[LONGER]["bd_rate"] == pytest.approx(-50)
+    assert "bd_rate_paper" not in rows["twice the rate"]
     assert rows[f"{SINGLE}1"]["excess"] == pytest.approx(100 * (0.2 / 0.19 - 1))
     assert rows[f"{SINGLE}9"]["excess"] is None
     assert rows[WHOLE]["right_gains_db"] == pytest.approx(3)

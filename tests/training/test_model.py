@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from training.config import ModelConfig
 from training.model import ConditionalVQVAE, RowAttention
 
 
@@ -19,6 +22,17 @@ def test_the_decoder_uses_side_information_only_when_present(small_model: Condit
     one, other = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48)
     assert not torch.equal(decode(small_model, one, 1.0), decode(small_model, other, 1.0))
     assert torch.equal(decode(small_model, one, 0.0), decode(small_model, other, 0.0))
+
+
+def test_the_encoder_alone_has_the_chosen_activation(small_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    gelu, relu = (
+        ConditionalVQVAE(replace(small_config, encoder_activation=kind)) for kind in ("gelu", "relu")
+    )
+    relu.load_state_dict(gelu.state_dict())
+    frame = torch.rand(1, 3, 32, 48)
+    assert not torch.equal(gelu.encoder(frame), relu.encoder(frame))
+    assert torch.equal(gelu.side_network(frame).eighth, relu.side_network(frame).eighth)
 
 
 def test_each_rate_level_decodes_differently(small_model: ConditionalVQVAE) -> None:

@@ -290,6 +290,9 @@ def test_a_new_run_starts_from_released_weights(run: Run, tmp_path: Path) -> Non
     assert fresh.step == 0
     for name, value in fresh.model.state_dict().items():
         assert torch.equal(value, checkpoint.averaged[name])
+    relu = Run(replace(MODEL, encoder_activation="relu"), CONFIG, CPU)
+    relu.start_from(released)  # the weights are of the same shapes
+    assert relu.checkpoint().averaged_model().config.encoder_activation == "relu"
     with pytest.raises(CheckpointError, match="no optimizer"):
         Run(MODEL, CONFIG, CPU).restore(released)
     with pytest.raises(CheckpointError, match="other settings"):

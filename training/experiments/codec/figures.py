@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from training.experiments.codec.measured import Kind, excess, gain_db
-from training.experiments.codec.variants import SINGLE, WHOLE
+from training.experiments.codec.paper import PAPER
+from training.experiments.codec.variants import LONGER, SINGLE, WHOLE
 from training.experiments.recipe import Row
 from training.plotting import COLOURS, new_figure, save_figure
 from training.report.bd_rate import Curve, CurveError, bootstrap_bd_rate
@@ -20,10 +21,11 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
     """A row for each variant.
 
     `blind_db` is how far above `WHOLE` without y it is without y, at equal rate. `bd_rate` is against `WHOLE`, by
-    PSNR with the right y, over the qualities from `overlap_low_db` to `overlap_high_db`; `excess` is what the
-    many-rate model needs beyond a model for one rate, at its PSNR; `right_gains_db` and `wrong_gains_db` are PSNR
-    less that without y, mean of the levels. `_low` and `_high` are 95 % intervals over pictures; they know nothing
-    of another training run. None: no quality in common. `seconds` are those of all seeds' training.
+    PSNR with the right y, over the qualities from `overlap_low_db` to `overlap_high_db`; `bd_rate_paper` is the
+    same of `WHOLE` and `LONGER` against the paper's codes. `excess` is what the many-rate model needs beyond a
+    model for one rate, at its PSNR; `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of
+    the levels. `_low` and `_high` are 95 % intervals over pictures; they know nothing of another training run.
+    None: no quality in common.
     """
     rows: list[Row] = []
     whole = curves[WHOLE, "right"]
@@ -45,15 +47,18 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
             found = excess(whole, right) or (None, None, None)
             row |= dict(zip(("excess", "excess_low", "excess_high"), found, strict=True))
         elif name != WHOLE:
-            row |= _bd_rate(whole, right)
+            row |= _bd_rate(whole, right, "")
+        if name in (WHOLE, LONGER) and (PAPER, "right") in curves:
+            row |= _bd_rate(curves[PAPER, "right"], right, "_paper")
         rows.append(row)
     return rows
 
 
-def _bd_rate(whole: Curve, right: Curve) -> Row:
-    names = ("bd_rate", "bd_rate_low", "bd_rate_high", "overlap_low_db", "overlap_high_db")
+def _bd_rate(reference: Curve, right: Curve, of: str) -> Row:
+    parts = ("bd_rate{}", "bd_rate{}_low", "bd_rate{}_high", "overlap{}_low_db", "overlap{}_high_db")
+    names = [part.format(of) for part in parts]
     try:
-        found = bootstrap_bd_rate(whole, right)
+        found = bootstrap_bd_rate(reference, right)
     except CurveError:
         return dict.fromkeys(names)
     figures = (found.estimate.percent, found.low, found.high, *found.estimate.overlap)

@@ -36,6 +36,19 @@ DISTORTION_WEIGHT: Final = 50.0
 WARM_UP_SHARE: Final = 20
 """One step of so many warms up, and before as many more the codebook starts."""
 
+CROP_SETTINGS: Final = (
+    "steps",
+    "batch_size",
+    "crop_height",
+    "crop_width",
+    "side_dropout",
+    "faulty_share",
+    "flips",
+    "synthetic_share",
+    "seed",
+)
+"""Of `TrainConfig`, those that decide which crops a step sees: the others are not of this network."""
+
 Advance = Callable[[int, int], None]
 
 
@@ -97,7 +110,7 @@ def train_paper(
         distortion=lambda output, source: DISTORTION_WEIGHT * mean_squared_error(output, source),
         directory=folder,
         made_with={
-            "crops": crops.to_dict(),
+            "crops": {name: crops.to_dict()[name] for name in CROP_SETTINGS},
             "data": fingerprint(pairs),
             "distortion_weight": DISTORTION_WEIGHT,
         },

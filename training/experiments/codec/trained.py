@@ -66,8 +66,8 @@ def train_variant(
         run.restore(Checkpoint.load(latest))
     started = time.perf_counter()
     for pending in train(run, data):
-        advance(pending.step, dials.steps)
-        if pending.step % SAVE_EVERY == 0 or pending.step == dials.steps:
+        advance(pending.step, variant.train.steps)
+        if pending.step % SAVE_EVERY == 0 or pending.step == variant.train.steps:
             pending.read()
             run.facts["seconds"] += time.perf_counter() - started
             started = time.perf_counter()

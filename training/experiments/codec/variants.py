@@ -10,6 +10,8 @@ from training.scalar import GAIN_RATIO
 from training.scalar_codec import distortion_weights
 
 WHOLE: Final = "all parts"
+LONGER: Final = "all parts, crops of all the paper's codes"
+"""The paper trains a network for each rate: one for all rates that sees as many crops as those together."""
 AFTERWARDS: Final = "codebooks, prior afterwards"
 """As in the paper: residual codebooks that learn for distortion alone, and a prior of their indices afterwards."""
 BLIND: Final = "never sees y"
@@ -118,6 +120,7 @@ def variants(dials: Dials, *, synthetic: bool) -> list[Variant]:
     stages = replace(model, quantizer="residual_vq", codebook_sizes=(dials.codebook,) * 3)
     made = [
         Variant(WHOLE, model, train),
+        Variant(LONGER, model, replace(train, steps=dials.steps * len(dials.paper_bits))),
         Variant("no alignment", replace(model, alignment=False), train),
         Variant("no gate, no faults", replace(model, gate=False), replace(train, faulty_share=0.0)),
         Variant("each view flipped by itself", model, replace(train, flips="each")),
