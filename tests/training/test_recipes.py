@@ -25,7 +25,7 @@ WITH_FULL_RESULTS = (
     "sources",
     "stereo",
 )
-RECIPES = (*WITH_FULL_RESULTS, "slepian_wolf")
+RECIPES = (*WITH_FULL_RESULTS, "one_rate", "slepian_wolf")
 SMOKE_BOUND_S = 60
 """On two cores."""
 

@@ -9,5 +9,11 @@
     cost        parameters, operations and times
     multiview   two side views, and side views of another kind
 
+and of the codec here:
+
+    codec         the same without each of its parts, and the paper's network at its cost
+    one_rate      what one model for many rates costs
+    slepian_wolf  what coding the indices given y could save
+
 Each leaves a folder: results.json, table.csv, plots. `--smoke` runs the same code in seconds.
 """

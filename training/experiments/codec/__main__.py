@@ -11,11 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from ndsc.codec.frames import Frame
 from training.config import Precision
-from training.data import Pair, load_pairs, render_drives
 from training.experiments.codec import figures
 from training.experiments.codec.measured import KINDS, Kind, mean_of, measure
+from training.experiments.codec.pairs import held_out_pairs
 from training.experiments.codec.paper import PAPER, measure_paper, train_paper
 from training.experiments.codec.trained import train_variant
 from training.experiments.codec.variants import SMOKE, WHOLE, Dials, variants
@@ -29,7 +28,6 @@ from training.experiments.recipe import (
     use_threads,
 )
 from training.report.bd_rate import Curve
-from training.validation import validation_views
 
 
 def main(
@@ -75,10 +73,8 @@ def main(
     names = [*(variant.name for variant in trainable), PAPER]
     if unknown := sorted(set(only or []) - set(names)):
         raise RecipeError(f"--only {unknown[0]}: the variants are {', '.join(names)}")
-    if smoke and test:
-        raise RecipeError("--smoke measures on drives: leave --test out")
     compared = not only or WHOLE in only
-    pairs, held_out = _pairs(stereo, smoke=smoke, test=test)
+    pairs, held_out = held_out_pairs(stereo, smoke=smoke, test=test)
     curves: dict[tuple[str, Kind], Curve] = {}
     seconds: dict[str, float] = {}
 
@@ -151,17 +147,6 @@ def _reporter(progress: Progress, label: str) -> Callable[[int, int], None]:
     """Moves a line of its own."""
     task = progress.add_task(label)
     return lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _pairs(stereo: Path | None, *, smoke: bool, test: bool) -> tuple[list[Pair], list[tuple[Frame, Frame]]]:
-    """Training pairs, and views of the held-out ones."""
-    if smoke:
-        drives = render_drives(4, seed=5)
-        return drives[:2], validation_views(drives[2:])
-    if stereo is None:
-        raise RecipeError("give --stereo with train/ and val/, or --smoke")
-    measured = ("test", "test_jpeg") if test else ("val",)
-    return load_pairs([stereo / "train"]), validation_views(load_pairs([stereo / name for name in measured]))
 
 
 def _smoke_rows(curves: figures.Curves) -> list[Row]:

@@ -52,8 +52,11 @@ def train_variant(
     advance: Advance,
     *,
     device: torch.device,
+    start: Checkpoint | None = None,
 ) -> Trained:
     """Train a variant; goes on with an unfinished run in `folder`, and takes a finished one as it is.
+
+    A new run begins with the weights of `start`.
 
     Raises CheckpointError when `folder` holds a run of other settings or data.
     """
@@ -64,6 +67,8 @@ def train_variant(
     latest = folder / "checkpoint"
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         run.restore(Checkpoint.load(latest))
+    elif start:
+        run.start_from(start)
     started = time.perf_counter()
     for pending in train(run, data):
         advance(pending.step, variant.train.steps)
