@@ -32,7 +32,7 @@ from tests.robustness.proxy import Proxy, proxying
 
 FPS: Final = 10.0
 TARGETS_KBPS: Final = (40.0, 70.0, 28.0, 8.0, 60.0)
-"""The default bundle's levels take about 11 to 129 kbit/s: for 8, frames are left out."""
+"""The default bundle's levels take about 12 to 127 kbit/s: for 8, frames are left out."""
 LINKS_KBPS: Final = (80.0, 40.0, 80.0)
 """What TCP carries, HTTP/2 and all."""
 SETTLING_S: Final = 2.0
