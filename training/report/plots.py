@@ -106,7 +106,7 @@ def ordinary_codecs(points: Sequence[Point], ours: Sequence[str], metric: Plotte
             _draw(axes, points, codec, metric, "bpp", _our_style(number, codec))
         _log_rate(axes, 0.02, 1.5)
     panels[0].set_ylabel(AXIS_LABELS[metric])
-    panels[0].legend(fontsize=8)
+    panels[0].legend(fontsize=8, loc="lower right")
     save_figure(figure, stem)
 
 
