@@ -18,11 +18,15 @@ from typing import Any
 
 import torch
 import typer
+from rich.progress import Progress
 
 from ndsc.codec.errors import NdscError
 
 Row = Mapping[str, str | float | int | bool | None]
 """One line of a results table."""
+
+Advance = Callable[[int, int], None]
+"""Called as advance(steps done, steps)."""
 
 
 class RecipeError(NdscError):
@@ -134,6 +138,12 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(cell(row.get(name)) for name in names) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def advance_of(progress: Progress, label: str) -> Advance:
+    """A new line of the progress display, and what moves it."""
+    task = progress.add_task(label)
+    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def use_threads(threads: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from training.experiments.binary import figures
 from training.experiments.binary.blocks import BLOCK_BITS, MESSAGE_BITS
 from training.experiments.binary.limits import crossover_at
 from training.experiments.binary.parts import SMOKE, Dials, Tally, kept, plan
-from training.experiments.recipe import RecipeError, Results, Row, pick_device, run, use_threads
+from training.experiments.recipe import RecipeError, Results, Row, advance_of, pick_device, run, use_threads
 
 
 def check(rows: Sequence[Row], piece_bits: int) -> None:
@@ -66,14 +66,9 @@ def main(
     notes: list[str] = []
     seconds = 0.0
     with Progress(console=Console(stderr=True)) as progress:
-
-        def advance(title: str) -> Callable[[int, int], None]:
-            task = progress.add_task(title)
-            return lambda done, total: progress.update(task, completed=done, total=total)
-
         for name in chosen:
             make, settings = parts[name]
-            part = kept(name, make, dials, place, folder, advance(name), settings)
+            part = kept(name, make, dials, place, folder, advance_of(progress, name), settings)
             tallies += part.tallies
             notes += part.notes
             seconds += part.seconds

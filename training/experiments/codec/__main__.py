@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from training.experiments.recipe import (
     RecipeError,
     Results,
     Row,
+    advance_of,
     markdown_table,
     pick_device,
     run,
@@ -93,7 +93,7 @@ def main(
                     dials,
                     pairs,
                     _folder(output, variant.name, seed),
-                    _reporter(progress, f"{variant.name}, seed {seed}"),
+                    advance_of(progress, f"{variant.name}, seed {seed}"),
                     device=place,
                 )
                 for seed in range(dials.seeds)
@@ -112,7 +112,7 @@ def main(
                         dials,
                         pairs,
                         _folder(output, f"paper {bits} bits", seed),
-                        _reporter(progress, f"{PAPER}, {bits} bits, seed {seed}"),
+                        advance_of(progress, f"{PAPER}, {bits} bits, seed {seed}"),
                         synthetic=smoke,
                         device=place,
                     )
@@ -141,12 +141,6 @@ def main(
 def _folder(output: Path, name: str, seed: int) -> Path:
     """Where a run is kept."""
     return output / "parts" / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
-
-
-def _reporter(progress: Progress, label: str) -> Callable[[int, int], None]:
-    """Moves a line of its own."""
-    task = progress.add_task(label)
-    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _smoke_rows(curves: figures.Curves) -> list[Row]:

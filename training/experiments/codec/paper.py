@@ -23,7 +23,7 @@ from training.config import TrainConfig
 from training.data import Pair, TrainingData, fingerprint
 from training.experiments.codec.measured import KINDS, Kind
 from training.experiments.codec.variants import Dials
-from training.experiments.recipe import RecipeError
+from training.experiments.recipe import Advance, RecipeError
 from training.paper import prior
 from training.paper.convolutional import FAMILIES, ConvolutionalVQVAE
 from training.paper.fitting import FitConfig, fit, mean_squared_error
@@ -48,8 +48,6 @@ CROP_SETTINGS: Final = (
     "seed",
 )
 """Of `TrainConfig`, those that decide which crops a step sees: the others are not of this network."""
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from training import prior as context
 from training.checkpoint import Checkpoint
 from training.data import Pair, TrainingData, fingerprint
 from training.experiments.codec.variants import Dials, Variant
+from training.experiments.recipe import Advance
 from training.export import EncoderGraph
 from training.indices import IndexGrids, views
 from training.model import ConditionalVQVAE
@@ -28,8 +29,6 @@ from training.scalar_codec import Codec
 
 SAVE_EVERY = 250
 """Steps."""
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +23,16 @@ from training.experiments.gradients.baselines import NormSampling, Nothing, Qsgd
 from training.experiments.gradients.codes import CodeCompressor, gradient_code
 from training.experiments.gradients.comparison import Curves, Heldout, curves, heldout
 from training.experiments.gradients.trajectories import Compressor, TrainingConfig, collect_gradients
-from training.experiments.recipe import RecipeError, Results, pick_device, run, save_csv, use_threads
+from training.experiments.recipe import (
+    Advance,
+    RecipeError,
+    Results,
+    advance_of,
+    pick_device,
+    run,
+    save_csv,
+    use_threads,
+)
 from training.gradients.code import GradientCode, GradientCodeConfig
 from training.paper.convolutional import Mode
 from training.paper.fitting import FitConfig, Fitted
@@ -69,8 +77,6 @@ SMOKE = Dials(
     batch_size=100,
     sampled=38,
 )
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -210,19 +216,18 @@ def main(
     fits: dict[str, list[tuple[GradientCode, Fitted]]] = {}
     kept: Gradients | None = None
     with Progress(console=Console(stderr=True)) as progress:
-
-        def part(title: str) -> Advance:
-            task = progress.add_task(title)
-            return lambda done, total: progress.update(task, completed=done, total=total)
-
         for name in only or names:
             compressor: Compressor | None = baselines(dials).get(name)
             mode, _, corrected = name.partition(", ")
             if mode in modes:
-                kept = kept or gradients(split, dials, work / "gradients.safetensors", part("gradients"))
+                kept = kept or gradients(
+                    split, dials, work / "gradients.safetensors", advance_of(progress, "gradients")
+                )
                 if mode not in fits:
                     fits[mode] = [
-                        fit_code(kept.fit, dials, mode, seed, work, part(f"{mode} code {seed}"))
+                        fit_code(
+                            kept.fit, dials, mode, seed, work, advance_of(progress, f"{mode} code {seed}")
+                        )
                         for seed in range(dials.codes)
                     ]
                 compressor = CodeCompressor(*(code for code, _ in fits[mode]), corrected=bool(corrected))
@@ -233,7 +238,7 @@ def main(
                 compressor,
                 every=max(1, dials.steps // 10),
                 file=work / "curves" / f"{name.replace(',', '').replace(' ', '-')}.safetensors",
-                progress=part(name),
+                progress=advance_of(progress, name),
             )
             if kept is not None and compressor is not None and not only:
                 errors[name] = heldout(kept.unseen, compressor)

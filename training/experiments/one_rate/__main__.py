@@ -22,6 +22,7 @@ from training.experiments.recipe import (
     RecipeError,
     Results,
     Row,
+    advance_of,
     markdown_table,
     pick_device,
     run,
@@ -101,14 +102,13 @@ def main(
                 synthetic_share=1.0 if smoke else 0.0,
                 precision=dials.precision,
             )
-            task = progress.add_task(name)
             trained = train_variant(
                 variants.Variant(name, alone.model_config, settings),
                 dials.seed,
                 variants.Dials(),
                 pairs,
                 output / "parts" / f"level-{number}",
-                lambda done, total, task=task: progress.update(task, completed=done, total=total),  # type: ignore[misc]
+                advance_of(progress, name),
                 device=place,
                 start=alone,
             )
