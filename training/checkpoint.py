@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ class Checkpoint:
         model = build(self.model_config)
         load_weights(model, self.averaged)
         return model.eval()
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values, in hexadecimal digits."""
+    made = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        made.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return made.hexdigest()
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -65,7 +65,7 @@ class ModelConfig(JsonConfig):
     quarter_channels: int = 64
     """Width of all work at 1/4 resolution (decoder only)."""
     encoder_activation: ActivationKind = "gelu"
-    """ReLU is free in 8-bit integers, where GELU takes a third of the encoder's time."""
+    """ReLU is free in 8-bit integers, where GELU takes a fifth of the encoder's time."""
     encoder_blocks: int = 6
     side_blocks: int = 3
     decoder_blocks: int = 4

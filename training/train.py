@@ -182,8 +182,11 @@ def main(
         int | None, typer.Option(min=8, help="Width of the encoder; that of the decoder without.")
     ] = ModelConfig.encoder_channels,
     encoder_activation: Annotated[
-        ActivationKind, typer.Option(help="Of the encoder; ReLU is free in 8-bit integers.")
-    ] = ModelConfig.encoder_activation,
+        ActivationKind | None,
+        typer.Option(
+            help="gelu, or relu, which is free in 8-bit integers; that of --start, else gelu, without."
+        ),
+    ] = None,
     quantizer: Annotated[
         QuantizerKind, typer.Option(help="Codebooks, or a scalar quantizer with the rate in the loss.")
     ] = ModelConfig.quantizer,
@@ -229,11 +232,13 @@ def main(
         )
     if ms_ssim_share and quantizer != "scalar":
         raise typer.BadParameter("--ms-ssim-share is of --quantizer scalar")
+    earlier = Checkpoint.load(start) if start else None
+    known = earlier.model_config.encoder_activation if earlier else ModelConfig.encoder_activation
     model_config = ModelConfig(
         quantizer=quantizer,
         channels=channels,
         encoder_channels=encoder_channels,
-        encoder_activation=encoder_activation,
+        encoder_activation=encoder_activation or known,
         codebook_sizes=sizes,
         alignment=alignment,
         gate=gate,
@@ -286,8 +291,7 @@ def main(
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         run.restore(Checkpoint.load(latest))
         console.print(f"continuing {output} at step {run.step}")
-    elif start:
-        earlier = Checkpoint.load(start)
+    elif start and earlier:
         run.start_from(earlier)
         run.facts["steps_before"] = earlier.step + earlier.facts.get("steps_before", 0)
         weights = (start / "averaged.safetensors").read_bytes()

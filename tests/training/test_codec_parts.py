@@ -27,8 +27,11 @@ from training.experiments.codec.variants import (
     variants,
 )
 from training.report.bd_rate import Curve
+from training.run import Run
 from training.scalar import ScalarQuantizer
 from training.scalar_codec import distortion_weights
+
+RATES = ("learning_rate", "muon_learning_rate", "gain_learning_rate", "rate_learning_rate", "weight_decay")
 
 
 def changed(one: Any, other: Any) -> set[str]:
@@ -36,7 +39,7 @@ def changed(one: Any, other: Any) -> set[str]:
     return {name for name in a if a[name] != b[name]}
 
 
-def test_each_variant_leaves_out_one_part() -> None:
+def test_each_variant_differs_in_one_thing() -> None:
     whole, *others = variants(Dials(), synthetic=False)
     assert whole.name == WHOLE
     expected: dict[str, tuple[set[str], set[str]]] = {
@@ -106,6 +109,9 @@ def test_the_paper_s_code_learns_the_crops_and_pays_real_bytes(drives: list[Pair
     assert not np.array_equal(curves["right"].quality, curves["none"].quality)
     with pytest.raises(CheckpointError, match="other settings"):
         train_paper(2, 0, dials, drives[:1], tmp_path / "2", lambda done, _: None, **kept)
+    larger = replace(dials, steps=2, paper_batch_size=1)  # as many steps, of one crop
+    with pytest.raises(CheckpointError, match="other settings"):
+        train_paper(2, 0, larger, drives, tmp_path / "2", lambda done, _: None, **kept)
 
 
 def test_seeds_are_averaged_and_pictures_stay() -> None:
@@ -168,3 +174,21 @@ def test_a_finished_run_is_taken_as_it_is_and_another_s_is_not(drives: list[Pair
         train_variant(whole, 1, dials, drives, tmp_path, advance, device=torch.device("cpu"))
     with pytest.raises(CheckpointError, match="other data"):
         train_variant(whole, 0, dials, drives[:1], tmp_path, advance, device=torch.device("cpu"))
+
+
+def test_a_run_begins_with_the_weights_of_start_and_is_not_taken_for_another(
+    drives: list[Pair], tmp_path: Path
+) -> None:
+    cpu = torch.device("cpu")
+    whole = variants(replace(SMOKE, steps=2), synthetic=True)[0]
+    # Nothing learns: the weights stay those of the start.
+    frozen: dict[str, Any] = dict.fromkeys(RATES, 0.0)
+    still = replace(whole, train=replace(whole.train, **frozen))
+    start = Run(whole.model, replace(whole.train, seed=7), cpu).checkpoint()
+    trained = train_variant(still, 0, SMOKE, drives, tmp_path, lambda *_: None, device=cpu, start=start)
+    for name, value in trained.model.state_dict().items():
+        assert torch.allclose(value, start.averaged[name], atol=1e-6), name
+    other = Run(whole.model, replace(whole.train, seed=8), cpu).checkpoint()
+    for wrong in (other, None):
+        with pytest.raises(CheckpointError, match="started from other weights"):
+            train_variant(still, 0, SMOKE, drives, tmp_path, lambda *_: None, device=cpu, start=wrong)

@@ -32,7 +32,13 @@ def test_the_encoder_alone_has_the_chosen_activation(small_config: ModelConfig) 
     relu.load_state_dict(gelu.state_dict())
     frame = torch.rand(1, 3, 32, 48)
     assert not torch.equal(gelu.encoder(frame), relu.encoder(frame))
-    assert torch.equal(gelu.side_network(frame).eighth, relu.side_network(frame).eighth)
+    sides = [network.side_network(frame) for network in (gelu, relu)]
+    assert torch.equal(sides[0].eighth, sides[1].eighth)
+    latents = torch.randn(1, small_config.latent_dimension, 4, 6)
+    decoded = [
+        network.decoder(latents, torch.tensor([1]), sides[0], torch.ones(1)) for network in (gelu, relu)
+    ]
+    assert torch.equal(*decoded)
 
 
 def test_each_rate_level_decodes_differently(small_model: ConditionalVQVAE) -> None:

@@ -25,7 +25,7 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
     same of `WHOLE` and `LONGER` against the paper's codes. `excess` is what the many-rate model needs beyond a
     model for one rate, at its PSNR; `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of
     the levels. `_low` and `_high` are 95 % intervals over pictures; they know nothing of another training run.
-    None: no quality in common.
+    None: no quality in common. `seconds` are those of all seeds' training, the paper's without its priors.
     """
     rows: list[Row] = []
     whole = curves[WHOLE, "right"]

@@ -1,4 +1,4 @@
-"""The paper's 8x network at our codec's cost, on our codec's crops: one network and one prior for each rate.
+"""The paper's 8x network at our codec's cost, on crops drawn alike: one network and one prior for each rate.
 
 All widths are scaled until encoder and decoder take about the multiplications of ours (`Dials.paper_width`);
 depth, codebook, loss and prior are the paper's way. Flips are mended: a mirrored pair has its views swapped.

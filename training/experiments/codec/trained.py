@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ndsc.codec.frames import Frame, pad, to_float
 from ndsc.codec.prior import LatentPrior
 from training import prior as context
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, digest
 from training.data import Pair, TrainingData, fingerprint
 from training.experiments.codec.variants import Dials, Variant
 from training.experiments.recipe import Advance
@@ -55,17 +54,21 @@ def train_variant(
 ) -> Trained:
     """Train a variant; goes on with an unfinished run in `folder`, and takes a finished one as it is.
 
-    A new run begins with the weights of `start`.
+    A new run begins with the averaged weights of `start`.
 
-    Raises CheckpointError when `folder` holds a run of other settings or data.
+    Raises CheckpointError when `folder` holds a run of other settings or data, or from another `start`.
     """
     of_drive = variant.train.synthetic_share > 0
     data = TrainingData([] if of_drive else pairs, pairs if of_drive else [], device)
     run = Run(variant.model, replace(variant.train, seed=seed), device)
     run.facts["data"] = fingerprint(pairs)
+    run.facts["start"] = digest(start.averaged) if start else None
     latest = folder / "checkpoint"
     if latest.exists() or latest.with_name("checkpoint.old").exists():
-        run.restore(Checkpoint.load(latest))
+        begun = Checkpoint.load(latest)
+        if begun.facts.get("start") != run.facts["start"]:
+            raise CheckpointError(f"{folder}: a run that started from other weights; give another --output")
+        run.restore(begun)
     elif start:
         run.start_from(start)
     started = time.perf_counter()
@@ -94,7 +97,7 @@ def _learned_afterwards(
         seed=seed,
         validation_samples=8,
     )
-    made_with = {"codec": _digest(model), "views": dials.protocol_views, **config.to_dict()}
+    made_with = {"codec": digest(model.state_dict()), "views": dials.protocol_views, **config.to_dict()}
     marker = folder / "made_with.json"
     if not marker.exists() or json.loads(marker.read_text()) != made_with:
         marker.unlink(missing_ok=True)
@@ -104,13 +107,6 @@ def _learned_afterwards(
         marker.write_text(json.dumps(made_with))
     network, order = context.load(folder)
     return network.export(order)
-
-
-def _digest(model: ConditionalVQVAE) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, digest
 from training.config import Precision
 from training.experiments.codec import figures, variants
 from training.experiments.codec.measured import Kind, excess, measure
@@ -47,7 +47,7 @@ class Dials:
     muon_learning_rate: float = 1e-3
     gain_learning_rate: float = 5e-3
     rate_learning_rate: float = 2e-3
-    """Half of what a codec is trained with from the start."""
+    """These four are half of what a codec is trained with from the start."""
     precision: Precision = "fp32"
     seed: int = 0
 
@@ -73,8 +73,8 @@ def main(
 ) -> None:
     """Train the codec on for one of its rates alone, and read off what the codec of many takes at its PSNR.
 
-    The model for one rate has all the steps of the other and these on top: what it saves is the least that can be
-    said for many rates.
+    The model for one rate has all the steps of the other and these on top, without synthetic pairs: what it saves
+    is an estimate and no bound.
     """
     use_threads(threads)
     place = pick_device(device)
@@ -84,11 +84,11 @@ def main(
         dials = replace(Dials(), steps=steps, levels=levels, precision=precision)
     pairs, held_out = held_out_pairs(stereo, smoke=smoke, test=test)
     many = _untrained() if smoke else Checkpoint.load(_given(start))
+    singles = {number: only_level(many, number) for number in dials.levels}
     curves: dict[tuple[str, Kind], Curve] = {(MANY, "right"): _measured(many, held_out)}
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
-        for number in dials.levels:
-            alone = only_level(many, number)
+        for number, alone in singles.items():
             name = f"level {number} alone"
             settings = replace(
                 alone.train_config,
@@ -116,7 +116,7 @@ def main(
             curves[name, "right"] = right
             rows.append(_row(number, curves[MANY, "right"], right, trained.seconds))
     notes = [
-        f"{len(pairs)} training pairs, {len(held_out)} measured",
+        f"{len(pairs)} training pairs, {len(held_out)} measured; weights {digest(many.averaged)[:16]}",
         "excess: bytes that the codec of many rates takes more at the PSNR of the one for this rate, percent",
         "intervals: 95 % bootstrap over pictures; they hold no spread of training runs",
     ]
