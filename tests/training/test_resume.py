@@ -81,3 +81,21 @@ def test_a_run_with_other_settings_or_data_is_not_continued(tmp_path: Path) -> N
     assert again.returncode == 1
     assert "other data" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+@pytest.mark.timeout(120)
+def test_a_run_from_other_weights_keeps_their_activation_unless_told(tmp_path: Path) -> None:
+    def trained(name: str, *options: str) -> str:
+        command = arguments(tmp_path / name, tmp_path / "cache")
+        command[command.index("--steps") + 1] = "4"
+        ended = run(*command, *options)
+        assert ended.returncode == 0, ended.stderr
+        record = json.loads((tmp_path / name / "checkpoint" / "checkpoint.json").read_text())
+        activation: str = record["model_config"]["encoder_activation"]
+        return activation
+
+    start = ("--start", str(tmp_path / "relu" / "checkpoint"))
+    assert trained("relu", "--encoder-activation", "relu") == "relu"
+    assert trained("kept", *start) == "relu"
+    assert trained("changed", *start, "--encoder-activation", "gelu") == "gelu"
+    assert trained("new") == "gelu"
