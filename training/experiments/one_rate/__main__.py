@@ -141,8 +141,7 @@ def _untrained() -> Checkpoint:
 
 def _measured(checkpoint: Checkpoint, held_out: Views) -> Curve:
     model = checkpoint.averaged_model()
-    if not isinstance(model, ScalarCodec):
-        raise RecipeError("the codec to start from has no λ for each rate: give one of --quantizer scalar")
+    assert isinstance(model, ScalarCodec)  # `only_level` has refused any other
     return measure(Trained(model, model.rate_model.prior(), 0.0), held_out, MANY)["right"]
 
 
