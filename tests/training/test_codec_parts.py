@@ -145,7 +145,9 @@ def test_the_table_says_what_each_part_is_worth() -> None:
     assert rows[LONGER]["bd_rate"] == pytest.approx(-50)
     assert "bd_rate_paper" not in rows["twice the rate"]
     assert rows[f"{SINGLE}1"]["excess"] == pytest.approx(100 * (0.2 / 0.19 - 1))
+    assert rows[f"{SINGLE}1"]["excess_paper"] == pytest.approx(100 * (0.4 / 0.19 - 1))
     assert rows[f"{SINGLE}9"]["excess"] is None
+    assert rows[f"{SINGLE}9"]["excess_paper"] is None
     assert rows[WHOLE]["right_gains_db"] == pytest.approx(3)
     assert rows[WHOLE]["wrong_gains_db"] == pytest.approx(-0.5)
 

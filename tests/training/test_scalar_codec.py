@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ndsc.codec.bitstream import from_bytes, to_bytes
 from ndsc.codec.bundle import Bundle, default_bundle_path
@@ -221,6 +222,23 @@ def test_the_default_bundle_codes_as_the_released_weights_do() -> None:
         found = encoder.analyze(frame, level).stages
         assert np.abs(found - wanted).max() <= 1
         assert np.mean(found == wanted) > 0.97  # the finest steps, of the highest level, differ most
+
+
+def test_the_bundle_trained_for_ms_ssim_has_more_of_it_for_as_many_bytes() -> None:
+    pair = render_drives(1, seed=0, width=256, height=128)[0]
+
+    def curve(bundle: Path, levels: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bytes and 1 − MS-SSIM, the logarithms of both."""
+        encoder, decoder = FrameEncoder(Bundle.load(bundle)), FrameDecoder(Bundle.load(bundle))
+        sent = [encoder.encode(pair.left, level) for level in levels]
+        lost = [1 - ms_ssim(decoder.decode(one, pair.right), pair.left) for one in sent]
+        return np.log([len(one.payload) for one in sent]), np.log(lost)
+
+    rates, lost = curve(default_bundle_path(), (0, 2, 4, 6, 7))
+    # level 0 is left out: there, on this drive, the two are as good as each other
+    own_rates, own_lost = curve(Path(__file__).parents[2] / "models" / "ms-ssim", (2, 4, 5))
+    assert rates[0] < own_rates[0] < own_rates[-1] < rates[-1]
+    assert (own_lost < np.interp(own_rates, rates, lost) - 0.1).all()
 
 
 def test_a_bundle_codes_at_every_level_what_training_promised(run: Run, bundle: Bundle) -> None:

@@ -23,9 +23,10 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
     `blind_db` is how far above `WHOLE` without y it is without y, at equal rate. `bd_rate` is against `WHOLE`, by
     PSNR with the right y, over the qualities from `overlap_low_db` to `overlap_high_db`; `bd_rate_paper` is the
     same of `WHOLE` and `LONGER` against the paper's codes. `excess` is what the many-rate model needs beyond a
-    model for one rate, at its PSNR; `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of
-    the levels. `_low` and `_high` are 95 % intervals over pictures; they know nothing of another training run.
-    None: no quality in common. `seconds` are those of all seeds' training, the paper's without its priors.
+    model for one rate, at its PSNR, and `excess_paper` what the paper's codes need, read off their curve;
+    `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of the levels. `_low` and `_high` are
+    95 % intervals over pictures; they know nothing of another training run. None: no quality in common. `seconds`
+    are those of all seeds' training, the paper's without its priors.
     """
     rows: list[Row] = []
     whole = curves[WHOLE, "right"]
@@ -44,14 +45,20 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
             "seconds": seconds[name],
         }
         if name.startswith(SINGLE):
-            found = excess(whole, right) or (None, None, None)
-            row |= dict(zip(("excess", "excess_low", "excess_high"), found, strict=True))
+            row |= _excess(whole, right, "excess")
+            if (PAPER, "right") in curves:
+                row |= _excess(curves[PAPER, "right"], right, "excess_paper")
         elif name != WHOLE:
             row |= _bd_rate(whole, right, "")
         if name in (WHOLE, LONGER) and (PAPER, "right") in curves:
             row |= _bd_rate(curves[PAPER, "right"], right, "_paper")
         rows.append(row)
     return rows
+
+
+def _excess(many: Curve, one: Curve, name: str) -> Row:
+    found = excess(many, one) or (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def _bd_rate(reference: Curve, right: Curve, of: str) -> Row:
