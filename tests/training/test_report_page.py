@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from ndsc.codec.frames import write_image
 from ndsc.evaluate import evaluate
 from ndsc.scene import SceneConfig, StereoScene
 from training.experiments.recipe import Results
-from training.report import measure
+from training.report import measure, plots
 from training.report.build import Job, ReportError, build
 from training.report.codecs import HEIC_420, HEIC_444, PICTURE_CODECS
 from training.report.page import figure, fixed
@@ -179,6 +180,23 @@ def test_a_second_report_measures_nothing_again(
             build(job)
     finally:
         frame.write_bytes(original)
+
+
+def test_a_second_bundle_is_compared_with_the_first(page: Page, job: Job, tmp_path: Path) -> None:
+    shutil.copytree(job.bundles[0], tmp_path / "second")
+    two = replace(job, bundles=[*job.bundles, tmp_path / "second"], output=tmp_path / "out", video=None)
+    build(two)
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["bd_rate"]
+    of_ours = [(row["test"], row["anchor"]) for row in rows if row["anchor"].startswith("ndsc")]
+    assert set(of_ours) == {
+        ("ndsc tiny, right", "ndsc tiny, none"),
+        ("ndsc second, right", "ndsc second, none"),
+        ("ndsc second, right", "ndsc tiny, right"),
+        ("ndsc second, none", "ndsc tiny, none"),
+    }
+    styles = plots.our_styles(["ndsc tiny, right", "ndsc second, right", "ndsc second, wrong"])
+    assert list(styles) == ["ndsc tiny, right", "ndsc second, right"]
+    assert styles["ndsc tiny, right"]["marker"] != styles["ndsc second, right"]["marker"]
 
 
 def test_what_cannot_be_reported(job: Job, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ndsc.codec.bundle import Bundle
 from ndsc.codec.errors import NdscError
+from ndsc.evaluate import SideInformation
 from training.experiments.recipe import Machine, command_line, save_csv
 from training.published import load_published, published_tasks
 from training.report import plots
@@ -180,7 +181,7 @@ class _Bench:
             rows,
             tests=[name for name in ours if not name.endswith("wrong")],
             anchors=[name for name in _ANCHORS if measured.issuperset(SAMPLINGS.get(name, (name,)))],
-            ours=[name for name in ours if name.endswith("none")],
+            ours=self._compared_bundles(),
         )
         title, about = _HEADINGS[protocol]
         return Section(protocol, title, about + _sources(pictures), ours, rows, comparisons)
@@ -223,6 +224,15 @@ class _Bench:
                     partial(measure_bundle, bundle, pictures, side, self.job.threads, self.lpips),
                 )
         return rows
+
+    def _compared_bundles(self) -> list[tuple[str, str]]:
+        """Of every bundle what side information brings it, and how it does beside the first."""
+        first, *others = (bundle.path for bundle in self.bundles)
+        sides: tuple[SideInformation, ...] = ("right", "none")
+        gains = [(bundle_label(path, "right"), bundle_label(path, "none")) for path in (first, *others)]
+        return gains + [
+            (bundle_label(path, side), bundle_label(first, side)) for path in others for side in sides
+        ]
 
     def _part(
         self, name: str, depends_on: Mapping[str, Any], make: Callable[[], list[Measurement]]

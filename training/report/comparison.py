@@ -56,8 +56,6 @@ def compare(
     rows = []
     for test in tests:
         for anchor in anchors:
-            if test.name == anchor.name:
-                continue
             try:
                 if intervals:
                     drawn = bootstrap_bd_rate(anchor, test)
@@ -74,12 +72,12 @@ def compare_all(
     measurements: Sequence[Measurement],
     tests: Sequence[str],
     anchors: Sequence[str],
-    ours: Sequence[str] = (),
+    ours: Sequence[tuple[str, str]] = (),
 ) -> list[Comparison]:
-    """BD-rates of the codecs `tests` against others, by PSNR and, where every picture has it, MS-SSIM.
+    """BD-rates by PSNR and, where every picture has it, MS-SSIM.
 
-    The others: each of `anchors`, less floor and in whole files; and `ours`, which have no file around their
-    payloads.
+    Each of `tests` against each of `anchors`, less floor and in whole files; and `ours`, pairs of a test and an
+    anchor that have no file around their payloads.
     """
     rows: list[Comparison] = []
     for metric in METRICS:
@@ -88,6 +86,8 @@ def compare_all(
         others = []
         for less_floor in (True, False):
             others += [anchor(measurements, name, metric=metric, less_floor=less_floor) for name in anchors]
-        others += [curve(measurements, name, metric=metric) for name in ours]
         rows += compare(metric, [curve(measurements, name, metric=metric) for name in tests], others)
+        for pair in ours:
+            test, reference = (curve(measurements, name, metric=metric) for name in pair)
+            rows += compare(metric, [test], [reference])
     return rows

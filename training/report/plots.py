@@ -60,10 +60,17 @@ def _log_rate(axes: Axes, low_bpp: float, high_bpp: float) -> None:
     axes.set_xlabel("rate (bits per pixel of x)")
 
 
-def _our_style(number: int, codec: str) -> dict[str, Any]:
-    colour = _OURS[codec.rpartition(", ")[2]]
-    marker = _MARKERS[number // len(_OURS) % len(_MARKERS)]
-    return {"color": colour, "marker": marker, "markersize": 7, "linewidth": 2.4, "zorder": 3}
+def our_styles(ours: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Of the curves that are drawn, by name: a marker for each bundle, a colour for what its decoder sees."""
+    markers: dict[str, str] = {}
+    styles = {}
+    for codec in ours:
+        bundle, _, side = codec.rpartition(", ")
+        if side in _OURS:
+            marker = markers.setdefault(bundle, _MARKERS[len(markers) % len(_MARKERS)])
+            look = {"color": _OURS[side], "marker": marker, "markersize": 7, "linewidth": 2.4, "zorder": 3}
+            styles[codec] = look
+    return styles
 
 
 def _ordinary_style(codec: str) -> dict[str, Any]:
@@ -87,10 +94,6 @@ def _draw(
     axes.plot([x for x, _ in own], [y for _, y in own], label=codec, **style)
 
 
-def _drawn(ours: Sequence[str]) -> list[str]:
-    return [codec for codec in ours if codec.rpartition(", ")[2] in _OURS]
-
-
 def _others(points: Sequence[Point], ours: Sequence[str]) -> list[str]:
     return [codec for codec in dict.fromkeys(p.codec for p in points) if codec not in ours]
 
@@ -102,8 +105,8 @@ def ordinary_codecs(points: Sequence[Point], ours: Sequence[str], metric: Plotte
     for axes, rate in zip(panels, ("bpp_less_floor", "bpp"), strict=True):
         for codec in _others(points, ours):
             _draw(axes, points, codec, metric, rate, _ordinary_style(codec))
-        for number, codec in enumerate(_drawn(ours)):
-            _draw(axes, points, codec, metric, "bpp", _our_style(number, codec))
+        for codec, style in our_styles(ours).items():
+            _draw(axes, points, codec, metric, "bpp", style)
         _log_rate(axes, 0.02, 1.5)
     panels[0].set_ylabel(AXIS_LABELS[metric])
     # Below the panels: nine codecs and ours leave no empty corner.
@@ -117,8 +120,8 @@ def published_curves(
 ) -> None:
     """Ours beside the published curves of at least five points, Neural DSC's among them."""
     figure, axes = new_figure(width=8.0, height=4.6)
-    for number, codec in enumerate(_drawn(ours)):
-        _draw(axes, points, codec, metric, "bpp", _our_style(number, codec))
+    for codec, style in our_styles(ours).items():
+        _draw(axes, points, codec, metric, "bpp", style)
     curves = [c for c in task.curves if len(c.points) >= _LEAST_PUBLISHED_POINTS]
     for number, curve in enumerate(curves):
         paper = curve.system.startswith("Neural DSC")
@@ -150,14 +153,14 @@ def low_delay_video(
     figure, (curves, frames) = _panels(titles, share_y=False)
     for codec in _others(points, ours):
         _draw(curves, points, codec, "psnr_db", "bpp", _ordinary_style(codec))
-    for number, codec in enumerate(_drawn(ours)):
-        _draw(curves, points, codec, "psnr_db", "bpp", _our_style(number, codec))
+    for codec, style in our_styles(ours).items():
+        _draw(curves, points, codec, "psnr_db", "bpp", style)
     _log_rate(curves, 0.01, 1)
     curves.set_ylabel(AXIS_LABELS["psnr_db"])
     curves.legend(fontsize=8)
 
     lowest = min((p for p in points if p.codec == ours[0]), key=lambda p: p.bpp)
-    _draw_frames(frames, lowest, measurements, _our_style(0, lowest.codec))
+    _draw_frames(frames, lowest, measurements, our_styles(ours)[lowest.codec])
     for codec in _others(points, ours):
         own = [p for p in points if p.codec == codec]
         nearest = min(own, key=lambda p: abs(p.psnr_db - lowest.psnr_db))
