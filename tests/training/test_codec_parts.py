@@ -148,6 +148,12 @@ def test_the_table_says_what_each_part_is_worth() -> None:
     assert rows[f"{SINGLE}1"]["excess_paper"] == pytest.approx(100 * (0.4 / 0.19 - 1))
     assert rows[f"{SINGLE}9"]["excess"] is None
     assert rows[f"{SINGLE}9"]["excess_paper"] is None
+    for kind in better:  # one code of the paper's is a point, not a curve
+        curves[PAPER, kind] = curve(PAPER, [0.1], [22 - better[kind]])  # type: ignore[index]
+    alone = {row["variant"]: row for row in table(curves, dict.fromkeys((name for name, _ in curves), 1.0))}
+    assert alone[PAPER]["excess"] == pytest.approx(100)
+    assert alone[WHOLE]["bd_rate_paper"] is None
+    assert alone[f"{SINGLE}1"]["excess_paper"] is None
     assert rows[WHOLE]["right_gains_db"] == pytest.approx(3)
     assert rows[WHOLE]["wrong_gains_db"] == pytest.approx(-0.5)
 

@@ -48,6 +48,9 @@ def main(
     prior_steps: Annotated[
         int, typer.Option(min=1, help="Steps of the prior that is learned afterwards.")
     ] = Dials.prior_steps,
+    paper_bits: Annotated[
+        list[int] | None, typer.Option(min=1, help="Bits of an index of a code of the paper's; repeatable.")
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,6 +73,7 @@ def main(
             batch_size=batch_size,
             seeds=seeds,
             prior_steps=prior_steps,
+            paper_bits=tuple(paper_bits or Dials.paper_bits),
             precision=precision,
         )
     trainable = variants(dials, synthetic=smoke)

@@ -9,7 +9,7 @@ import numpy as np
 
 from training.experiments.codec.measured import Kind, excess, gain_db
 from training.experiments.codec.paper import PAPER
-from training.experiments.codec.variants import LONGER, SINGLE, WHOLE
+from training.experiments.codec.variants import LONGER, WHOLE
 from training.experiments.recipe import Row
 from training.plotting import COLOURS, new_figure, save_figure
 from training.report.bd_rate import Curve, CurveError, bootstrap_bd_rate
@@ -22,11 +22,11 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
 
     `blind_db` is how far above `WHOLE` without y it is without y, at equal rate. `bd_rate` is against `WHOLE`, by
     PSNR with the right y, over the qualities from `overlap_low_db` to `overlap_high_db`; `bd_rate_paper` is the
-    same of `WHOLE` and `LONGER` against the paper's codes. `excess` is what the many-rate model needs beyond a
-    model for one rate, at its PSNR, and `excess_paper` what the paper's codes need, read off their curve;
-    `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of the levels. `_low` and `_high` are
-    95 % intervals over pictures; they know nothing of another training run. None: no quality in common. `seconds`
-    are those of all seeds' training, the paper's without its priors.
+    same of `WHOLE` and `LONGER` against the paper's codes. `excess` is what `WHOLE` needs beyond a model for one
+    rate or beyond one code of the paper's, at its PSNR, and `excess_paper` what the paper's codes need, read off
+    their curve; `right_gains_db` and `wrong_gains_db` are PSNR less that without y, mean of the levels. `_low` and
+    `_high` are 95 % intervals over pictures; they know nothing of another training run. None: no quality in
+    common. `seconds` are those of all seeds' training, the paper's without its priors.
     """
     rows: list[Row] = []
     whole = curves[WHOLE, "right"]
@@ -44,9 +44,9 @@ def table(curves: Curves, seconds: Mapping[str, float]) -> list[Row]:
             "blind_db": gain_db(curves[WHOLE, "none"], none),
             "seconds": seconds[name],
         }
-        if name.startswith(SINGLE):
+        if len(rate) == 1:
             row |= _excess(whole, right, "excess")
-            if (PAPER, "right") in curves:
+            if name != PAPER and (PAPER, "right") in curves:
                 row |= _excess(curves[PAPER, "right"], right, "excess_paper")
         elif name != WHOLE:
             row |= _bd_rate(whole, right, "")
