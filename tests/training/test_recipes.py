@@ -22,10 +22,11 @@ WITH_FULL_RESULTS = (
     "cost",
     "gradients",
     "multiview",
+    "one_rate",
     "sources",
     "stereo",
 )
-RECIPES = (*WITH_FULL_RESULTS, "one_rate", "slepian_wolf")
+RECIPES = (*WITH_FULL_RESULTS, "slepian_wolf")
 SMOKE_BOUND_S = 60
 """On two cores."""
 
