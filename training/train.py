@@ -9,7 +9,6 @@ would take. Rank 0 alone validates and writes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ndsc.codec.errors import NdscError
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, digest
 from training.config import (
     ActivationKind,
     FaultKind,
@@ -291,11 +290,10 @@ def main(
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         run.restore(Checkpoint.load(latest))
         console.print(f"continuing {output} at step {run.step}")
-    elif start and earlier:
+    elif earlier:
         run.start_from(earlier)
         run.facts["steps_before"] = earlier.step + earlier.facts.get("steps_before", 0)
-        weights = (start / "averaged.safetensors").read_bytes()
-        run.facts["start"] = hashlib.sha256(weights).hexdigest()[:16]
+        run.facts["start"] = digest(earlier.averaged)[:16]
     ranks.agree({name: run.facts.get(name) for name in ("data", "start")} | {"step": run.step})
     data = TrainingData(loaded, rendered, place)
     run_to_the_end(run, data, val_frames, output, validate_every, console)
