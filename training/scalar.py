@@ -39,6 +39,8 @@ GAIN_RATIO = 1.4
 """Before training: of a level's gain to that of the level below."""
 START_SCALE = 20
 """Before training: a scale of 1."""
+FRESH_SCALE = 10
+"""Of a plane made anew: a scale of 0.22, since most of its indices are 0 at most levels."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class GroupNetwork(nn.Module):
 
     def __init__(self, config: ScalarConfig, channels: int, known: int, phases: int) -> None:
         super().__init__()
-        self.bound = config.bound
+        self.bound, self.channels = config.bound, channels
         self.rounding = Rounding()
         self.stem = Convolution(self.rounding, known * channels, config.hidden, 3)
         self.level = nn.Parameter(torch.zeros(config.levels, config.hidden))
@@ -153,6 +155,16 @@ class GroupNetwork(nn.Module):
             x = block(x)
         mean, scale = self.head(x).chunk(2, 1)
         return quantized_parameters(mean, scale, self.bound)
+
+    @torch.no_grad()
+    def forget(self, planes: Tensor) -> None:
+        """Nothing is told by `planes` int64 [P], and of them a mean of 0 and `FRESH_SCALE` wherever they are."""
+        hidden, inputs, outputs = len(self.stem.weight), self.stem.weight.shape[1], len(self.head.weight)
+        self.stem.weight.view(hidden, inputs // self.channels, self.channels, 3, 3)[:, :, planes] = 0
+        means_and_scales = (2, outputs // 2 // self.channels, self.channels)
+        self.head.weight.view(*means_and_scales, hidden)[:, :, planes] = 0
+        mean, scale = self.head.bias.view(*means_and_scales)
+        mean[:, planes], scale[:, planes] = 0, FRESH_SCALE / (1 << SCALE_BITS)
 
     def layers(self) -> GroupLayers:
         """In integers."""
@@ -214,6 +226,13 @@ class RateModel(nn.Module):
             network = self.get_submodule(group.name)
             assert isinstance(network, GroupNetwork)
             yield group, network
+
+    @torch.no_grad()
+    def forget(self, planes: Tensor) -> None:
+        """What was learned of `planes` int64 [P], which then tell the others nothing and have `FRESH_SCALE`."""
+        self.first_mean[:, planes], self.first_scale[:, planes] = 0, FRESH_SCALE / (1 << SCALE_BITS)
+        for _, network in self.networks():
+            network.forget(planes)
 
     @torch.no_grad()
     def prior(self) -> ScalarPrior:
