@@ -59,7 +59,8 @@ def unexplained_directions(covariance: Tensor, rows: Tensor, count: int) -> Tens
     views `rows` [R, F] of them leave unexplained: eigenvectors of the conditional covariance, of unit length."""
     seen = rows @ covariance
     residual = covariance - seen.T @ torch.linalg.pinv(seen @ rows.T, hermitian=True) @ seen
-    return torch.linalg.eigh(residual).eigenvectors.flip(1)[:, :count].T
+    largest: Tensor = torch.linalg.eigh(residual).eigenvectors.flip(1)[:, :count]
+    return largest.T
 
 
 def revive(
