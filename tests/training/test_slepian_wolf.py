@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from ndsc.codec.scalar_prior import GROUPS
 from training.config import ModelConfig, ScalarConfig
-from training.experiments.slepian_wolf.__main__ import ratio
+from training.data import TrainingData, render_drives
+from training.experiments.slepian_wolf.__main__ import WITH, Dials, kept_or_fitted, ratio
 from training.experiments.slepian_wolf.lengths import FAILURE, LOST, price
 from training.experiments.slepian_wolf.network import ConditionalRate
 from training.scalar import phase_slices
@@ -117,3 +121,21 @@ def test_the_price_of_a_length() -> None:
     assert spread.finite == pytest.approx(0.825 + 10 * 3.0902 / 1000, abs=1e-5)
     assert spread.blind == flat.blind  # what was realised already holds the noise
     assert (FAILURE, LOST) == (1e-3, 0.05)
+
+
+def test_a_finished_model_is_kept(model: ConditionalRate, tmp_path: Path) -> None:
+    data = TrainingData([], render_drives(2, seed=5, width=320, height=160), torch.device("cpu"))
+    kept = tmp_path / "models" / "y.safetensors"
+
+    def take(made_with: str, steps: int) -> tuple[ConditionalRate, float]:
+        dials = Dials(steps=steps, batch_size=2, width=16)
+        with Progress(disable=True) as progress:
+            return kept_or_fitted(model.codec, data, WITH, {"data": made_with}, dials, kept, progress)
+
+    first, seconds = take("these", 3)
+    again, again_seconds = take("these", 10**9)
+    assert again_seconds == pytest.approx(seconds, abs=0.1)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    other, _ = take("others", 4)
+    assert not torch.equal(first.head.weight, other.head.weight)

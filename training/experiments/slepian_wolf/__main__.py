@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -13,11 +14,13 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ndsc.codec.frames import Frame, to_float
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, digest
 from training.config import ModelConfig, ScalarConfig, TrainConfig
-from training.data import TrainingData, load_pairs, render_drives
+from training.data import TrainingData, fingerprint, load_pairs, render_drives
 from training.experiments.recipe import (
     RecipeError,
     Results,
@@ -95,6 +98,37 @@ def fit(
         schedule.step()
         progress.update(task, completed=step + 1, description=f"{name}: {float(loss.detach()):.3f}")
     return model.eval()
+
+
+def kept_or_fitted(
+    codec: ScalarCodec,
+    data: TrainingData,
+    name: str,
+    made_with: dict[str, str],
+    dials: Dials,
+    kept: Path,
+    progress: Progress,
+) -> tuple[ConditionalRate, float]:
+    """`WITH` or `WITHOUT`, on the CPU, and the seconds of its training.
+
+    It is the one in the file `kept` where that was `made_with` the same, else a new one, which is left there.
+    """
+    if kept.exists():
+        with safe_open(kept, "pt") as file:
+            known = file.metadata()
+        if {key: known.get(key) for key in made_with} == made_with:
+            model = ConditionalRate(codec, dials.width)
+            model.load_state_dict(load_file(kept), strict=False)  # the codec's own weights are not in it
+            return model.eval(), float(known["seconds"])
+    started = perf_counter()
+    model = fit(codec, data, dials, sees_y=name == WITH, progress=progress, name=name).cpu()
+    took = perf_counter() - started
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    learned = {key: part.detach() for key, part in model.named_parameters() if part.requires_grad}
+    unfinished = kept.with_suffix(".part")
+    save_file(learned, unfinished, made_with | {"seconds": f"{took:.1f}"})
+    unfinished.replace(kept)
+    return model, took
 
 
 @torch.no_grad()
@@ -205,22 +239,30 @@ def main(
             )
         )
         drives = render_drives(3, seed=5)
-        data = TrainingData([], drives[:2], place)
+        seen, data = drives[:2], TrainingData([], drives[:2], place)
         held_out = validation_views(drives[2:])
     elif pairs and test_pairs:
         codec = Checkpoint.load(model).averaged_model()
-        data = TrainingData(load_pairs(pairs), [], place)
+        seen = load_pairs(pairs)
+        data = TrainingData(seen, [], place)
         held_out = validation_views(load_pairs(test_pairs))
     else:
         raise RecipeError("give --pairs and --test-pairs, or --smoke")
     if not isinstance(codec, ScalarCodec):
         raise RecipeError(f"{model}: its codec has no rate model; give weights of --quantizer scalar")
-    started = perf_counter()
+    made_with = {
+        "codec": digest(codec.state_dict()),
+        "data": fingerprint(seen),
+        "dials": json.dumps(asdict(dials), sort_keys=True),
+    }
     measured: dict[str, Measured] = {}
+    seconds = 0.0
     with Progress(console=Console(stderr=True)) as progress:
         for name in (WITH, WITHOUT):
-            fitted = fit(codec, data, dials, sees_y=name == WITH, progress=progress, name=name).cpu()
+            kept = output / "models" / f"{name}.safetensors"
+            fitted, took = kept_or_fitted(codec, data, name, made_with, dials, kept, progress)
             measured[name] = measure(fitted, held_out, sees_y=name == WITH)
+            seconds += took
     height, width = held_out[0][0].shape[:2]
     rows = table(measured, height * width)
     notes = [
@@ -229,7 +271,7 @@ def main(
         f"an encoder that sees x alone: H(Z) times the largest share that all but {LOST:g} of the frames needed",
     ]
     settings = asdict(dials) | {"weights": "untrained" if smoke else model.name}
-    Results("slepian_wolf", settings, smoke, device, rows, notes, perf_counter() - started).save(output)
+    Results("slepian_wolf", settings, smoke, device, rows, notes, seconds).save(output)
     plot(rows, output / "plot")
     print(markdown_table(rows))
 
