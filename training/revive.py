@@ -1,10 +1,10 @@
 """Planes that a codec does not use, made anew: `python -m training.revive CHECKPOINT --pairs DIR -o START`.
 
-A plane of the scalar quantizer that is zero nearly everywhere at the highest level carries nothing, gets next to
-no gradient, and still costs bits at every level. Here it becomes another view of the encoder's features: the
-direction of largest variance that the used planes leave unexplained. The decoder's weights for it start at 0, so
-only what the old plane said is missing, and training with `--start` decides what the new one is worth. Whether it
-stays in use depends on λ: begin with λs some times as large as those wanted.
+A plane of the scalar quantizer that is zero nearly everywhere at the highest level says next to nothing there,
+gets next to no gradient, and still costs bits at every level. Here it becomes another view of the encoder's
+features: the direction of largest variance that the used planes leave unexplained. The decoder's weights for it
+start at 0, so only what the old plane said is missing, and training with `--start` decides what the new one is
+worth. Whether it stays in use depends on λ: begin with λs some times as large as those wanted.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
 
 from ndsc.codec.errors import NdscError
-from ndsc.codec.frames import to_float
+from ndsc.codec.frames import read_image, to_float
+from ndsc.evaluate.pairs import list_pairs
 from training.checkpoint import Checkpoint, CheckpointError
-from training.data import Frame, load_pairs
+from training.data import Frame
 from training.scalar_codec import ScalarCodec
 
 LEAST_SHARE = 0.05
 """Planes that differ from zero at fewer positions, at the highest level, are made anew."""
 FRAMES = 24
-"""Frames that show what is used; a full KITTI frame has 7,000 positions."""
+"""Left frames that show what is used, evenly spaced over all pairs; one of KITTI has 7,000 positions."""
+LEAST_VARIANCE = 1e-6
+"""Unexplained, against the mean of the encoder's features: a direction with less is no new plane."""
 
 
 @torch.no_grad()
@@ -56,10 +60,20 @@ def _moments(codec: ScalarCodec, frames: Sequence[Tensor]) -> tuple[Tensor, Tens
 
 def unexplained_directions(covariance: Tensor, rows: Tensor, count: int) -> Tensor:
     """The `count` directions [count, F] of largest variance of features with `covariance` [F, F] that the linear
-    views `rows` [R, F] of them leave unexplained: eigenvectors of the conditional covariance, of unit length."""
+    views `rows` [R, F] of them leave unexplained: eigenvectors of the conditional covariance, of unit length.
+
+    Raises CheckpointError when so many directions are not left.
+    """
     seen = rows @ covariance
     residual = covariance - seen.T @ torch.linalg.pinv(seen @ rows.T, hermitian=True) @ seen
-    largest: Tensor = torch.linalg.eigh(residual).eigenvectors.flip(1)[:, :count]
+    variances, directions = torch.linalg.eigh(residual)
+    left = int((variances > LEAST_VARIANCE * covariance.diagonal().mean()).sum())
+    if left < count:
+        raise CheckpointError(
+            f"{count} planes are to be made anew, and the used ones leave {left} directions of the encoder's "
+            f"{len(covariance)} features: it is too narrow for so many"
+        )
+    largest: Tensor = directions.flip(1)[:, :count]
     return largest.T
 
 
@@ -68,8 +82,9 @@ def revive(
 ) -> tuple[Checkpoint, list[int]]:
     """A checkpoint to start from, and the planes that were made anew in it, seen on `frames` uint8 [H, W, 3].
 
-    A new plane has unit deviation at the highest level, and from level to level the used planes' mean ratio.
-    Raises CheckpointError when the codec has no planes, or uses all or none of them.
+    A new plane has unit deviation at the highest level, and from level to level the used planes' mean ratio. The
+    fact `made_anew` names them. Raises CheckpointError when the codec has no planes, uses all or none of them, or
+    has no features left for new ones.
     """
     codec = checkpoint.averaged_model()
     if not isinstance(codec, ScalarCodec):
@@ -106,7 +121,9 @@ def revive(
         codec.decoder.stem.weight[:, unused] = 0
         codec.rate_model.forget(unused)
     weights = {name: value.detach().clone() for name, value in codec.state_dict().items()}
-    return replace(checkpoint, model=weights, averaged=weights, optimizer={}), unused.tolist()
+    facts = {**checkpoint.facts, "validation": [], "made_anew": unused.tolist()}
+    started = replace(checkpoint, model=weights, averaged=weights, optimizer={}, facts=facts)
+    return started, unused.tolist()
 
 
 def main(
@@ -122,7 +139,9 @@ def main(
     if output.exists():
         raise CheckpointError(f"{output} exists: give another -o")
     started = Checkpoint.load(checkpoint)
-    frames = [pair.left for pair in load_pairs(pairs)[:FRAMES]]
+    entries = [entry for directory in pairs for entry in list_pairs(directory)]
+    chosen = {round(place) for place in np.linspace(0, len(entries) - 1, FRAMES)} if entries else set()
+    frames = [read_image(entries[number].left) for number in sorted(chosen)]
     revived, planes = revive(started, frames, least_share)
     revived.save(output)
     print(f"{output}: {len(planes)} of {revived.model_config.stages} planes made anew: {planes}")

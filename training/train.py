@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ndsc.codec.errors import NdscError
-from training.checkpoint import Checkpoint, digest
+from training.checkpoint import Checkpoint, CheckpointError, digest
 from training.config import (
     ActivationKind,
     FaultKind,
@@ -288,12 +288,19 @@ def main(
     }
     latest = output / "checkpoint"
     if latest.exists() or latest.with_name("checkpoint.old").exists():
-        run.restore(Checkpoint.load(latest))
+        begun = Checkpoint.load(latest)
+        if earlier and begun.facts.get("start") != digest(earlier.averaged)[:16]:
+            raise CheckpointError(
+                f"{output} holds a run that did not start from {start}: give another --output"
+            )
+        run.restore(begun)
         console.print(f"continuing {output} at step {run.step}")
     elif earlier:
         run.start_from(earlier)
         run.facts["steps_before"] = earlier.step + earlier.facts.get("steps_before", 0)
         run.facts["start"] = digest(earlier.averaged)[:16]
+        if "made_anew" in earlier.facts:
+            run.facts["made_anew"] = earlier.facts["made_anew"]
     ranks.agree({name: run.facts.get(name) for name in ("data", "start")} | {"step": run.step})
     data = TrainingData(loaded, rendered, place)
     run_to_the_end(run, data, val_frames, output, validate_every, console)

@@ -97,5 +97,12 @@ def test_a_run_from_other_weights_keeps_their_activation_unless_told(tmp_path: P
     start = ("--start", str(tmp_path / "relu" / "checkpoint"))
     assert trained("relu", "--encoder-activation", "relu") == "relu"
     assert trained("kept", *start) == "relu"
+    assert trained("kept", *start) == "relu"  # goes on, with nothing left to do
+    command = arguments(tmp_path / "relu", tmp_path / "cache")
+    command[command.index("--steps") + 1] = "4"
+    refused = run(*command, "--start", str(tmp_path / "kept" / "checkpoint"), "--encoder-activation", "relu")
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "did not start from" in refused.stderr
     assert trained("changed", *start, "--encoder-activation", "gelu") == "gelu"
     assert trained("new") == "gelu"

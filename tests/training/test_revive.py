@@ -16,6 +16,8 @@ from training.config import ModelConfig, ScalarConfig, TrainConfig
 from training.data import Frame, render_drives
 from training.model import ConditionalVQVAE
 from training.revive import plane_shares, revive, unexplained_directions
+from training.run import Run
+from training.scalar import FRESH_SCALE
 from training.scalar_codec import ScalarCodec
 
 MODEL = ModelConfig(
@@ -43,7 +45,12 @@ def checkpoint() -> Checkpoint:
     torch.manual_seed(3)
     codec = ScalarCodec(MODEL)
     with torch.no_grad():
+        codec.quantizer.log_gain[:] += torch.tensor([0.0, 0.2, 0.1, 0.3, 0.0, 0.5]) * torch.arange(3)[:, None]
         codec.quantizer.log_gain[:, UNUSED] = -9
+        codec.quantizer.log_step[:, UNUSED] = 0.7
+        codec.rate_model.first_mean[:, UNUSED] = 1.5
+        for _, network in codec.rate_model.networks():
+            network.head.bias.normal_()
     weights = {name: value.detach().clone() for name, value in codec.state_dict().items()}
     return Checkpoint(MODEL, TrainConfig(), 7, weights, weights, {}, {"seconds": 1.0, "validation": []})
 
@@ -89,6 +96,23 @@ def test_nothing_is_decoded_or_coded_otherwise(
         assert torch.equal(old, new)
 
 
+def test_of_a_new_plane_nothing_is_known_yet(checkpoint: Checkpoint, frames: list[Frame]) -> None:
+    codec = revive(checkpoint, frames)[0].averaged_model()
+    assert isinstance(codec, ScalarCodec)
+    gains = codec.quantizer.log_gain.detach()
+    kept = [plane for plane in range(6) if plane not in UNUSED]
+    ratios = (gains[:, kept] - gains[2, kept]).mean(1)
+    for plane in UNUSED:
+        assert torch.allclose(gains[:, plane] - gains[2, plane], ratios, atol=1e-6)
+    assert torch.equal(codec.quantizer.log_step[:, UNUSED], torch.zeros(3, 2))
+    for level in range(3):
+        at = torch.tensor([level])
+        indices = codec.quantizer(codec.encoder(tensor(frames[0])), at).indices.detach()
+        for of in codec.rate_model.predictions(indices, at):
+            assert torch.equal(of.mean[:, UNUSED], torch.zeros_like(of.mean[:, UNUSED]))
+            assert torch.equal(of.scale[:, UNUSED], torch.full_like(of.scale[:, UNUSED], FRESH_SCALE))
+
+
 def test_new_planes_tell_what_the_used_ones_do_not(checkpoint: Checkpoint, frames: list[Frame]) -> None:
     codec = revive(checkpoint, frames)[0].averaged_model()
     assert isinstance(codec, ScalarCodec)
@@ -114,6 +138,14 @@ def test_directions_are_those_of_the_conditional_covariance() -> None:
     (first,) = unexplained_directions(covariance, mixed, 1)
     residual = covariance - covariance @ mixed.T @ mixed @ covariance / 13
     assert torch.allclose(residual @ first, torch.linalg.eigvalsh(residual)[-1] * first)
+
+
+def test_an_encoder_that_has_nothing_left_to_see_is_refused() -> None:
+    covariance = torch.diag(torch.tensor([9.0, 4.0, 0.0])).double()
+    with pytest.raises(
+        CheckpointError, match="2 planes are to be made anew, and the used ones leave 1 directions"
+    ):
+        unexplained_directions(covariance, torch.eye(3).double()[:1], 2)
 
 
 def test_what_cannot_be_made_anew_is_one_line(
@@ -143,6 +175,11 @@ def test_the_command_writes_a_checkpoint_that_training_starts_from(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("2 of 6 planes made anew: [1, 4]\n")
-    assert Checkpoint.load(tmp_path / "start").model_config == MODEL
+    start = Checkpoint.load(tmp_path / "start")
+    run = Run(MODEL, TrainConfig(batch_size=2), torch.device("cpu"))
+    run.start_from(start)
+    for name, value in revive(checkpoint, frames)[0].averaged.items():
+        assert torch.equal(run.model.state_dict()[name], value)
+    assert start.facts["made_anew"] == UNUSED
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (1, f"error: {tmp_path / 'start'} exists: give another -o\n")

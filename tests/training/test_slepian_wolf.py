@@ -13,6 +13,7 @@ from torch import Tensor
 from ndsc.codec.scalar_prior import GROUPS
 from training.config import ModelConfig, ScalarConfig
 from training.data import TrainingData, render_drives
+from training.experiments.recipe import RecipeError
 from training.experiments.slepian_wolf.__main__ import WITH, Dials, kept_or_fitted, ratio
 from training.experiments.slepian_wolf.lengths import FAILURE, LOST, price
 from training.experiments.slepian_wolf.network import ConditionalRate
@@ -123,19 +124,31 @@ def test_the_price_of_a_length() -> None:
     assert (FAILURE, LOST) == (1e-3, 0.05)
 
 
-def test_a_finished_model_is_kept(model: ConditionalRate, tmp_path: Path) -> None:
+def test_a_finished_model_is_kept(
+    model: ConditionalRate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = TrainingData([], render_drives(2, seed=5, width=320, height=160), torch.device("cpu"))
-    kept = tmp_path / "models" / "y.safetensors"
 
-    def take(made_with: str, steps: int) -> tuple[ConditionalRate, float]:
+    def take(pictures: str, steps: int = 3) -> tuple[ConditionalRate, float]:
         dials = Dials(steps=steps, batch_size=2, width=16)
         with Progress(disable=True) as progress:
-            return kept_or_fitted(model.codec, data, WITH, {"data": made_with}, dials, kept, progress)
+            return kept_or_fitted(model.codec, data, pictures, WITH, dials, tmp_path, progress)
 
-    first, seconds = take("these", 3)
-    again, again_seconds = take("these", 10**9)
+    first, seconds = take("these")
+    take("others")
+    take("these", steps=4)
+    assert len(list(tmp_path.iterdir())) == 3
+
+    def no_training(*_: object, **__: object) -> ConditionalRate:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("training.experiments.slepian_wolf.__main__.fit", no_training)
+    again, again_seconds = take("these")
     assert again_seconds == pytest.approx(seconds, abs=0.1)
+    assert float(first.head.weight.detach().std()) > 0
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
-    other, _ = take("others", 4)
-    assert not torch.equal(first.head.weight, other.head.weight)
+    for kept in tmp_path.iterdir():
+        kept.write_bytes(kept.read_bytes()[:-8])
+    with pytest.raises(RecipeError, match="cannot be read: delete it"):
+        take("these")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,8 +15,9 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ndsc.codec.frames import Frame, to_float
 from training.checkpoint import Checkpoint, digest
@@ -103,32 +105,48 @@ def fit(
 def kept_or_fitted(
     codec: ScalarCodec,
     data: TrainingData,
+    pictures: str,
     name: str,
-    made_with: dict[str, str],
     dials: Dials,
-    kept: Path,
+    folder: Path,
     progress: Progress,
 ) -> tuple[ConditionalRate, float]:
     """`WITH` or `WITHOUT`, on the CPU, and the seconds of its training.
 
-    It is the one in the file `kept` where that was `made_with` the same, else a new one, which is left there.
+    A finished one of the same codec, dials and `pictures` (their fingerprint) is taken from `folder`, a new one
+    left there. Raises RecipeError when the one there cannot be read.
     """
+    made_with = f"{name} {digest(codec.state_dict())} {pictures} {json.dumps(asdict(dials), sort_keys=True)}"
+    kept = folder / f"{name}-{hashlib.sha256(made_with.encode()).hexdigest()[:8]}.safetensors"
     if kept.exists():
-        with safe_open(kept, "pt") as file:
-            known = file.metadata()
-        if {key: known.get(key) for key in made_with} == made_with:
-            model = ConditionalRate(codec, dials.width)
-            model.load_state_dict(load_file(kept), strict=False)  # the codec's own weights are not in it
-            return model.eval(), float(known["seconds"])
+        return _kept(codec, dials, kept)
     started = perf_counter()
     model = fit(codec, data, dials, sees_y=name == WITH, progress=progress, name=name).cpu()
     took = perf_counter() - started
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    learned = {key: part.detach() for key, part in model.named_parameters() if part.requires_grad}
+    folder.mkdir(parents=True, exist_ok=True)
     unfinished = kept.with_suffix(".part")
-    save_file(learned, unfinished, made_with | {"seconds": f"{took:.1f}"})
+    save_file(_learned(model), unfinished, {"seconds": f"{took:.1f}"})
     unfinished.replace(kept)
     return model, took
+
+
+def _learned(model: ConditionalRate) -> dict[str, Tensor]:
+    return {name: part.detach() for name, part in model.named_parameters() if part.requires_grad}
+
+
+def _kept(codec: ScalarCodec, dials: Dials, kept: Path) -> tuple[ConditionalRate, float]:
+    model = ConditionalRate(codec, dials.width)
+    try:
+        weights = load_file(kept)
+        with safe_open(kept, "pt") as file:
+            seconds = float(file.metadata()["seconds"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise RecipeError(f"{kept} cannot be read: delete it ({error})") from error
+    learned = _learned(model)
+    if {name: part.shape for name, part in weights.items()} != {n: part.shape for n, part in learned.items()}:
+        raise RecipeError(f"{kept} is of another version of this recipe: delete it")
+    model.load_state_dict(weights, strict=False)  # the codec's own weights are not in it
+    return model.eval(), seconds
 
 
 @torch.no_grad()
@@ -250,19 +268,16 @@ def main(
         raise RecipeError("give --pairs and --test-pairs, or --smoke")
     if not isinstance(codec, ScalarCodec):
         raise RecipeError(f"{model}: its codec has no rate model; give weights of --quantizer scalar")
-    made_with = {
-        "codec": digest(codec.state_dict()),
-        "data": fingerprint(seen),
-        "dials": json.dumps(asdict(dials), sort_keys=True),
-    }
     measured: dict[str, Measured] = {}
     seconds = 0.0
     with Progress(console=Console(stderr=True)) as progress:
         for name in (WITH, WITHOUT):
-            kept = output / "models" / f"{name}.safetensors"
-            fitted, took = kept_or_fitted(codec, data, name, made_with, dials, kept, progress)
+            fitted, took = kept_or_fitted(
+                codec, data, fingerprint(seen), name, dials, output / "models", progress
+            )
+            started = perf_counter()
             measured[name] = measure(fitted, held_out, sees_y=name == WITH)
-            seconds += took
+            seconds += took + perf_counter() - started
     height, width = held_out[0][0].shape[:2]
     rows = table(measured, height * width)
     notes = [
