@@ -2,8 +2,8 @@
 
 Training takes the rate at latents with noise in place of rounding, whose gradients the encoder needs (Ballé et al.
 2017). A rate model that has learned from them is too wide: a latent near zero is some way off with noise, and
-always 0 when rounded. So its last steps are taken alone, at rounded indices, with the codec's other weights as they
-are: the same indices and pictures in fewer bytes, at low rates above all.
+always 0 when rounded. So its last steps are taken alone, at rounded indices, with the codec's other weights as
+they are: the same indices and pictures in fewer bytes, at low rates above all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ndsc.codec.errors import NdscError
-from training.checkpoint import Checkpoint, CheckpointError
+from training.checkpoint import Checkpoint, CheckpointError, digest
 from training.data import TrainingData, load_pairs, render_drives
 from training.ranks import Ranks
 from training.run import TrainingError, pick_device
@@ -75,7 +75,7 @@ def refit(
         schedule.step()
         advance(step + 1, steps)
     weights = {name: value.detach().cpu().clone() for name, value in codec.state_dict().items()}
-    facts = {**checkpoint.facts, "refit_steps": steps}
+    facts = {**checkpoint.facts, "refit_steps": steps, "refit_from": digest(checkpoint.averaged)[:16]}
     return replace(checkpoint, model=weights, averaged=weights, optimizer={}, facts=facts)
 
 

@@ -46,7 +46,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Crops of a step.")] = Dials.batch_size,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = Dials.seeds,
     prior_steps: Annotated[
-        int, typer.Option(min=1, help="Steps of the prior that is learned afterwards.")
+        int, typer.Option(min=1, help="Steps of the prior, or of fitting the rate model, afterwards.")
     ] = Dials.prior_steps,
     paper_bits: Annotated[
         list[int] | None, typer.Option(min=1, help="Bits of an index of a code of the paper's; repeatable.")

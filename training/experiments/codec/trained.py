@@ -23,8 +23,9 @@ from training.export import EncoderGraph
 from training.indices import IndexGrids, views
 from training.model import ConditionalVQVAE
 from training.prior_network import PriorConfig
+from training.refit import refit
 from training.run import Run, train
-from training.scalar_codec import Codec
+from training.scalar_codec import Codec, ScalarCodec
 
 SAVE_EVERY = 250
 """Steps."""
@@ -32,7 +33,7 @@ SAVE_EVERY = 250
 
 @dataclass(frozen=True)
 class Trained:
-    """A codec that is ready to code."""
+    """A codec that is ready to code: a prior of its codebooks learned, or its rate model fitted, afterwards."""
 
     model: Codec
     """On the CPU, in evaluation mode, averaged weights."""
@@ -79,12 +80,27 @@ def train_variant(
             run.facts["seconds"] += time.perf_counter() - started
             started = time.perf_counter()
             run.checkpoint().save(latest)
-    model = run.checkpoint().averaged_model()
+    finished = run.checkpoint()
+    model = finished.averaged_model()
     if isinstance(model, ConditionalVQVAE):
         prior = _learned_afterwards(model, seed, dials, pairs, folder / "prior")
-    else:
-        prior = model.rate_model.prior()
-    return Trained(model, prior, run.facts["seconds"])
+        return Trained(model, prior, run.facts["seconds"])
+    refitted = _refitted(finished, data, dials, folder / "refit")
+    model = refitted.averaged_model()
+    assert isinstance(model, ScalarCodec)
+    return Trained(model, model.rate_model.prior(), run.facts["seconds"])
+
+
+def _refitted(finished: Checkpoint, data: TrainingData, dials: Dials, folder: Path) -> Checkpoint:
+    """With the rate model fitted to rounded indices, by as many steps as a prior learns afterwards."""
+    if folder.exists():
+        kept = Checkpoint.load(folder)
+        known = (kept.facts.get("refit_from"), kept.facts.get("refit_steps"))
+        if known == (digest(finished.averaged)[:16], dials.prior_steps):
+            return kept
+    refitted = refit(finished, data, dials.prior_steps, device=data.device)
+    refitted.save(folder)
+    return refitted
 
 
 def _learned_afterwards(

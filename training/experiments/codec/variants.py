@@ -43,7 +43,7 @@ class Dials:
     codebook: int = 256
     """Vectors of each of three residual stages."""
     prior_steps: int = 1200
-    """Of the prior that is learned afterwards."""
+    """Of the prior that is learned afterwards, and of fitting a rate model to rounded indices."""
     protocol_views: int = 8
     """Views like `kitti128` of each frame that it is trained on."""
     precision: Precision = "fp32"
