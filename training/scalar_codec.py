@@ -38,6 +38,14 @@ def distortion_weights(config: TrainConfig, levels: int) -> Tensor:
     return torch.linspace(low, high, levels).exp()
 
 
+def distortion_of(frame: Tensor, source: Tensor, ms_ssim_share: float) -> Tensor:
+    """D of frames [B, 3, H, W] in [0, 1], float32 [B]: the MSE on 0..255, or 1 - MS-SSIM in part."""
+    squared = 255**2 * (frame - source).square().mean((1, 2, 3))
+    if not ms_ssim_share:
+        return squared
+    return squared.lerp(MS_SSIM_SCALE * (1 - ms_ssim(frame, source)), ms_ssim_share)
+
+
 class ScalarCodec(nn.Module):
     """Encoder, scalar quantizer, rate model, side network and conditional decoder."""
 
@@ -89,10 +97,7 @@ class ScalarCodec(nn.Module):
         mse = (result.frame.float() - source).square().mean((1, 2, 3))
         weights = distortion_weights(config, self.config.levels).to(source.device)[level]
         balance = (weights / config.highest_lambda).rsqrt()
-        distortion = 255**2 * mse
-        if config.ms_ssim_share:
-            dissimilarity = MS_SSIM_SCALE * (1 - ms_ssim(result.frame.float(), source))
-            distortion = distortion.lerp(dissimilarity, config.ms_ssim_share)
+        distortion = distortion_of(result.frame.float(), source, config.ms_ssim_share)
         loss = ((bpp + weights * distortion) * balance).mean()
         return torch.stack([loss, mse.mean(), bpp.mean()])
 

@@ -20,10 +20,10 @@ from training.data import Pair, TrainingData, fingerprint
 from training.experiments.codec.variants import Dials, Variant
 from training.experiments.recipe import Advance
 from training.export import EncoderGraph
+from training.finish import finish
 from training.indices import IndexGrids, views
 from training.model import ConditionalVQVAE
 from training.prior_network import PriorConfig
-from training.refit import refit
 from training.run import Run, train
 from training.scalar_codec import Codec, ScalarCodec
 
@@ -85,22 +85,22 @@ def train_variant(
     if isinstance(model, ConditionalVQVAE):
         prior = _learned_afterwards(model, seed, dials, pairs, folder / "prior")
         return Trained(model, prior, run.facts["seconds"])
-    refitted = _refitted(finished, data, dials, folder / "refit")
-    model = refitted.averaged_model()
+    model = _finished(finished, data, dials, folder / "finished").averaged_model()
     assert isinstance(model, ScalarCodec)
     return Trained(model, model.rate_model.prior(), run.facts["seconds"])
 
 
-def _refitted(finished: Checkpoint, data: TrainingData, dials: Dials, folder: Path) -> Checkpoint:
-    """With the rate model fitted to rounded indices, by as many steps as a prior learns afterwards."""
+def _finished(trained: Checkpoint, data: TrainingData, dials: Dials, folder: Path) -> Checkpoint:
+    """With the rate model fitted to rounded indices, twice in half as many steps as a prior learns afterwards."""
+    steps = max(1, dials.prior_steps // 2)
     if folder.exists():
         kept = Checkpoint.load(folder)
-        known = (kept.facts.get("refit_from"), kept.facts.get("refit_steps"))
-        if known == (digest(finished.averaged)[:16], dials.prior_steps):
+        known = (kept.facts.get("finished_from"), kept.facts.get("finish_steps"))
+        if known == (digest(trained.averaged)[:16], steps):
             return kept
-    refitted = refit(finished, data, dials.prior_steps, device=data.device)
-    refitted.save(folder)
-    return refitted
+    finished = finish(trained, data, steps, device=data.device)
+    finished.save(folder)
+    return finished
 
 
 def _learned_afterwards(

@@ -48,18 +48,18 @@ class Dials:
     gain_learning_rate: float = 5e-3
     rate_learning_rate: float = 2e-3
     """These four are half of what a codec is trained with from the start."""
-    refit_steps: int = variants.Dials.prior_steps
-    """Of fitting the rate model to rounded indices afterwards, as was done with the codec of many rates."""
+    finish_steps: int = variants.Dials.prior_steps
+    """Of `training.finish` afterwards, which the codec of many rates has had too."""
     precision: Precision = "fp32"
     seed: int = 0
 
 
-SMOKE: Final = Dials(steps=4, batch_size=2, levels=(1,), refit_steps=2)
+SMOKE: Final = Dials(steps=4, batch_size=2, levels=(1,), finish_steps=2)
 
 
 def main(
     start: Annotated[
-        Path | None, typer.Option(help="Checkpoint of the codec of many rates, refitted.")
+        Path | None, typer.Option(help="Checkpoint of the codec of many rates, finished.")
     ] = None,
     stereo: Annotated[Path | None, typer.Option(help="Folder with train/ and val/ of pairs.")] = None,
     test: Annotated[
@@ -109,7 +109,7 @@ def main(
             trained = train_variant(
                 variants.Variant(name, alone.model_config, settings),
                 dials.seed,
-                variants.Dials(prior_steps=dials.refit_steps),
+                variants.Dials(prior_steps=dials.finish_steps),
                 pairs,
                 output / "parts" / f"level-{number}",
                 advance_of(progress, name),

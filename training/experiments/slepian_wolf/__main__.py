@@ -35,6 +35,7 @@ from training.experiments.recipe import (
 from training.experiments.slepian_wolf.lengths import FAILURE, LOST, price
 from training.experiments.slepian_wolf.network import ConditionalRate
 from training.plotting import COLOURS, new_figure, save_figure
+from training.run import schedule
 from training.scalar_codec import ScalarCodec, build
 from training.validation import validation_views
 
@@ -75,10 +76,9 @@ def fit(
     model = ConditionalRate(codec, dials.width).to(data.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=dials.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, dials.learning_rate, total_steps=dials.steps, pct_start=0.05
-    )
     config = TrainConfig(
+        steps=dials.steps,
+        learning_rate_warmup_steps=dials.steps // 20,
         batch_size=dials.batch_size,
         side_dropout=0.0,
         synthetic_share=0.0 if data.pair_count else 1.0,
@@ -86,6 +86,7 @@ def fit(
     )
     task = progress.add_task(name, total=dials.steps)
     for step in range(dials.steps):
+        optimizer.param_groups[0]["lr"] = dials.learning_rate * schedule(config, step)
         batch = data.batch(config, codec.config.levels, step)
         numbers = model.indices(batch.source, batch.level)
         present = torch.full_like(batch.present, float(sees_y))
@@ -97,7 +98,6 @@ def fit(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        schedule.step()
         progress.update(task, completed=step + 1, description=f"{name}: {float(loss.detach()):.3f}")
     return model.eval()
 

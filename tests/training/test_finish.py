@@ -1,0 +1,179 @@
+"""The rate model fitted to rounded indices, and planes left out where they do not pay."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ndsc.codec.frames import write_image
+from training.checkpoint import Checkpoint, CheckpointError
+from training.config import ModelConfig, ScalarConfig, TrainConfig
+from training.data import TrainingData, render_drives
+from training.export import EncoderGraph
+from training.finish import NO_GAIN, finish, fit_rate_model, leave_out
+from training.model import ConditionalVQVAE
+from training.run import Run, TrainingError, train
+from training.scalar_codec import ScalarCodec
+from training.validation import validate
+
+MODEL = ModelConfig(
+    quantizer="scalar",
+    channels=16,
+    encoder_channels=24,
+    quarter_channels=8,
+    encoder_blocks=1,
+    side_blocks=1,
+    decoder_blocks=1,
+    latent_dimension=6,
+    scalar=ScalarConfig(levels=3, hidden=16, blocks=1),
+)
+CONFIG = TrainConfig(
+    steps=60,
+    batch_size=4,
+    crop_height=32,
+    crop_width=64,
+    learning_rate=3e-3,
+    learning_rate_warmup_steps=4,
+    synthetic_share=1.0,
+    unquantized_steps=0,
+    weights_ema=0.9,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return TrainingData([], render_drives(2, seed=5, width=160, height=80), CPU)
+
+
+@pytest.fixture(scope="module")
+def trained(data: TrainingData) -> Checkpoint:
+    run = Run(MODEL, CONFIG, CPU)
+    for pending in train(run, data):
+        pending.read()
+    return run.checkpoint()
+
+
+@pytest.fixture
+def codec(trained: Checkpoint) -> ScalarCodec:
+    model = trained.averaged_model()
+    assert isinstance(model, ScalarCodec)
+    return model
+
+
+def test_fitted_the_same_pictures_take_fewer_bits(
+    trained: Checkpoint, codec: ScalarCodec, data: TrainingData
+) -> None:
+    fit_rate_model(codec, replace(CONFIG, seed=1), data, 60, 2e-3, lambda: None)
+    fitted = replace(trained, averaged=codec.state_dict())
+    held_out = [
+        (p.left[:64, :128], p.right[:64, :128]) for p in render_drives(2, seed=9, width=160, height=80)
+    ]
+    before, after = (validate(one, held_out, CPU) for one in (trained, fitted))
+    for old, new in zip(before["bpp"], after["bpp"], strict=True):
+        assert new < 0.97 * old
+    assert (before["right"], before["none"]) == (after["right"], after["none"])
+    other = {
+        name for name, value in codec.state_dict().items() if not torch.equal(value, trained.averaged[name])
+    }
+    assert other
+    assert {name.split(".")[0] for name in other} == {"rate_model"}
+
+
+def test_the_rate_model_says_what_the_prior_pays(codec: ScalarCodec, data: TrainingData) -> None:
+    fit_rate_model(codec, replace(CONFIG, seed=1), data, 3, 2e-3, lambda: None)
+    frame = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    at = torch.tensor([1])
+    with torch.no_grad():
+        indices = EncoderGraph(codec)(frame, at)[0].numpy().astype(np.uint16)
+        bits = float(codec.rate_model(codec.quantizer(codec.encoder(frame), at), at).sum())
+    assert codec.rate_model.prior().ideal_bits(indices, 1) == pytest.approx(bits, rel=0.01)
+
+
+def test_planes_that_cost_more_than_they_are_worth_are_left_out(
+    codec: ScalarCodec, data: TrainingData
+) -> None:
+    """Plane 2 says nothing to the decoder any more, and costs."""
+    with torch.no_grad():
+        codec.decoder.stem.weight[:, 2] = 0
+        codec.quantizer.log_gain[:, 2] = 1.0
+    gains = codec.quantizer.log_gain.detach().clone()
+    dear = replace(CONFIG, lowest_lambda=0.05, highest_lambda=0.1)
+    gone = leave_out(codec, dear, data)
+    for level, planes in enumerate(gone):
+        assert 2 in planes
+        assert len(planes) < 6
+        left = [plane for plane in range(6) if plane not in planes]
+        assert torch.equal(codec.quantizer.log_gain[level, left], gains[level, left])
+        assert torch.equal(codec.quantizer.log_gain[level, planes], torch.full((len(planes),), NO_GAIN))
+        source = data.batch(CONFIG, 3, 0).source
+        with torch.no_grad():
+            indices = codec.quantizer(codec.encoder(source), torch.tensor([level])).indices
+        assert not indices[:, planes].any()
+
+
+def test_a_finished_codec_is_a_checkpoint_to_export(trained: Checkpoint, data: TrainingData) -> None:
+    calls: list[int] = []
+    finished = finish(trained, data, 20, device=CPU, advance=lambda: calls.append(1))
+    assert len(calls) == 40
+    held_out = [
+        (p.left[:64, :128], p.right[:64, :128]) for p in render_drives(2, seed=9, width=160, height=80)
+    ]
+    before, after = (validate(one, held_out, CPU) for one in (trained, finished))
+    assert sum(after["bpp"]) < 0.97 * sum(before["bpp"])
+    other = {
+        name for name, value in finished.averaged.items() if not torch.equal(value, trained.averaged[name])
+    }
+    assert {name.split(".")[0] for name in other if name != "quantizer.log_gain"} == {"rate_model"}
+    assert finished.facts["finish_steps"] == 20
+    assert len(finished.facts["left_out"]) == 3
+    assert "finish_steps" not in trained.facts
+
+
+def test_what_cannot_be_finished_is_one_line(
+    trained: Checkpoint, data: TrainingData, small_model: ConditionalVQVAE, small_config: ModelConfig
+) -> None:
+    weights = dict(small_model.state_dict())
+    with pytest.raises(CheckpointError, match="no rate model of its own"):
+        finish(Checkpoint(small_config, CONFIG, 7, weights, weights, {}, {}), data, 1, device=CPU)
+    broken = {**trained.averaged, "encoder.head.bias": torch.full((6,), float("nan"))}
+    with pytest.raises(TrainingError, match="at step 0"):
+        finish(replace(trained, averaged=broken), data, 1, device=CPU)
+
+
+@pytest.mark.timeout(120)
+def test_the_command_tells_what_it_did_and_writes_a_checkpoint(trained: Checkpoint, tmp_path: Path) -> None:
+    trained.save(tmp_path / "trained")
+    for split, seed in (("train", 5), ("val", 9)):
+        (pair,) = render_drives(1, seed=seed, width=320, height=160)
+        for side, frame in (("left", pair.left), ("right", pair.right)):
+            (tmp_path / split / side).mkdir(parents=True)
+            write_image(tmp_path / split / side / "0.png", frame)
+    command = [sys.executable, "-m", "training.finish", str(tmp_path / "trained"), "--threads", "1"]
+    command += [
+        "-o",
+        str(tmp_path / "done"),
+        "--steps",
+        "4",
+        "--drives",
+        "1",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    for split, option in (("train", "--pairs"), ("val", "--val-pairs")):
+        command += [option, str(tmp_path / split)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of 6 planes left out") == 3
+    assert done.stdout.count(" dB → ") == 3
+    facts = Checkpoint.load(tmp_path / "done").facts
+    assert facts["finish_steps"] == 4
+    assert len(facts["validation"]) == 1
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stderr) == (1, f"error: {tmp_path / 'done'} exists: give another -o\n")
