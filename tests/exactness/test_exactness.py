@@ -118,7 +118,8 @@ def one_weight_changed(bundle: Bundle, references: Reference) -> LatentPrior:
         made[name] = _Keeping(onnx_bytes, name)
         return made[name]
 
-    entry = references.of(SMALL)[0]
+    # At the highest level every plane counts; a codec may leave planes out at lower ones.
+    entry = max(references.of(SMALL), key=lambda one: one.rate_level)
     encode_payload(entry.indices, entry.rate_level, with_sessions(bundle.bitstream, keeping))
     values = made[name].values(made[name].fed)
     graph = onnx_graph.read(prior.network, "prior.onnx")
