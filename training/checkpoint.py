@@ -33,6 +33,8 @@ class Checkpoint:
     step: int
     """Steps done."""
     model: dict[str, Tensor]
+    """What the next step changes. Of a finished codec (`training.finish`) the averaged weights before that, which
+    training goes on from."""
     averaged: dict[str, Tensor]
     """Weights and codebooks averaged over steps: these are validated and exported."""
     optimizer: dict[str, Tensor]
@@ -45,8 +47,12 @@ class Checkpoint:
         unfinished = directory.with_name(directory.name + ".part")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        for name in ("model", "averaged", "optimizer"):
-            tensors = {k: v.detach().cpu().contiguous() for k, v in getattr(self, name).items()}
+        parts = {"model": self.model, "averaged": self.averaged, "optimizer": self.optimizer}
+        if not self.optimizer:  # nobody resumes it: of the model what the averaged weights do not say
+            other = {k: v for k, v in self.model.items() if not torch.equal(v.cpu(), self.averaged[k].cpu())}
+            parts = {"averaged": self.averaged} | ({"model": other} if other else {})
+        for name, part in parts.items():
+            tensors = {k: v.detach().cpu().contiguous() for k, v in part.items()}
             save_file(tensors, unfinished / f"{name}.safetensors")
         record = {
             "model_config": self.model_config.to_dict(),
@@ -64,18 +70,17 @@ class Checkpoint:
 
     @classmethod
     def load(cls, directory: Path) -> Checkpoint:
-        """Read a checkpoint, or a released one: `checkpoint.json` and averaged weights alone, which also stand for
-        the model's. Raises CheckpointError with one line when it is missing or damaged."""
+        """Read a checkpoint; one without an optimizer has of the model only what the averaged weights do not say.
+        Raises CheckpointError with one line when it is missing or damaged."""
         previous = directory.with_name(directory.name + ".old")
         if not directory.exists() and previous.exists():  # stopped between the two renames of `save`
             directory = previous
         try:
             record = json.loads((directory / "checkpoint.json").read_text())
-            released = [path.name for path in directory.glob("*.safetensors")] == ["averaged.safetensors"]
-            names = ["averaged"] if released else ["model", "averaged", "optimizer"]
-            tensors = {name: load_file(directory / f"{name}.safetensors") for name in names}
-            if released:
-                tensors |= {"model": tensors["averaged"], "optimizer": {}}
+            found = {path.stem for path in directory.glob("*.safetensors")}
+            tensors = {name: load_file(directory / f"{name}.safetensors") for name in found | {"averaged"}}
+            if "optimizer" not in found:
+                tensors |= {"model": tensors["averaged"] | tensors.get("model", {}), "optimizer": {}}
             return cls(
                 ModelConfig.from_dict(record["model_config"]),
                 TrainConfig.from_dict(record["train_config"]),

@@ -157,7 +157,8 @@ def finish(
     advance: Callable[[], None] = lambda: None,
 ) -> Checkpoint:
     """The averaged weights of `checkpoint` with the rate model fitted, planes left out, and the rate model fitted
-    again, `steps` each time; no optimizer. `advance` is called after each step.
+    again, `steps` each time. Its `model` has the weights before that: training, which goes on at noise, would be
+    thrown far by a rate model that does not expect it. `advance` is called after each step.
 
     Raises CheckpointError for a codec without a rate model, TrainingError when a loss is not finite.
     """
@@ -173,7 +174,7 @@ def finish(
         "finished_from": digest(checkpoint.averaged)[:16],
         "left_out": planes,
     }
-    return replace(checkpoint, model=weights, averaged=weights, optimizer={}, facts=facts)
+    return replace(checkpoint, model=checkpoint.averaged, averaged=weights, optimizer={}, facts=facts)
 
 
 def main(

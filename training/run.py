@@ -170,12 +170,13 @@ class Run:
         self.step, self.facts = checkpoint.step, checkpoint.facts
 
     def start_from(self, checkpoint: Checkpoint) -> None:
-        """Take another run's averaged weights; the encoder may have had another activation. Raises CheckpointError
-        when that codec has other settings."""
+        """Take another run's averaged weights, of a finished codec those before; the encoder may have had another
+        activation. Raises CheckpointError when that codec has other settings."""
         activation = self.model_config.encoder_activation
         if replace(checkpoint.model_config, encoder_activation=activation) != self.model_config:
             raise CheckpointError("the codec to start from has other settings: give them again")
-        load_weights(self.model, checkpoint.averaged)
+        finished = "finish_steps" in checkpoint.facts
+        load_weights(self.model, checkpoint.model if finished else checkpoint.averaged)
         self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def checkpoint(self) -> Checkpoint:

@@ -136,6 +136,25 @@ def test_a_finished_codec_is_a_checkpoint_to_export(trained: Checkpoint, data: T
     assert "finish_steps" not in trained.facts
 
 
+def test_training_goes_on_from_the_weights_before(
+    trained: Checkpoint, data: TrainingData, tmp_path: Path
+) -> None:
+    finished = finish(trained, data, 2, device=CPU)
+    finished.save(tmp_path / "finished")
+    assert {path.name for path in (tmp_path / "finished").iterdir()} == {
+        "averaged.safetensors",
+        "model.safetensors",
+        "checkpoint.json",
+    }
+    read = Checkpoint.load(tmp_path / "finished")
+    for name, value in finished.averaged.items():
+        assert torch.equal(read.averaged[name], value)
+    run = Run(MODEL, CONFIG, CPU)
+    run.start_from(read)
+    for name, value in trained.averaged.items():
+        assert torch.equal(run.model.state_dict()[name], value)
+
+
 def test_what_cannot_be_finished_is_one_line(
     trained: Checkpoint, data: TrainingData, small_model: ConditionalVQVAE, small_config: ModelConfig
 ) -> None:

@@ -11,7 +11,7 @@ from training.scalar_codec import build, distortion_weights
 
 
 def only_level(checkpoint: Checkpoint, level: int) -> Checkpoint:
-    """The averaged weights of a scalar codec, of all that it has for each level only that of `level`.
+    """The weights of a scalar codec, of all that it has for each level only that of `level`.
 
     The codec that comes out codes as the one before at that level, and its λ is that level's.
 
@@ -25,15 +25,18 @@ def only_level(checkpoint: Checkpoint, level: int) -> Checkpoint:
     single = replace(config, scalar=replace(config.scalar, levels=1))
     shapes = {name: value.shape for name, value in build(single).state_dict().items()}
     # Whatever is of another shape there has a row for each level.
-    averaged = {
-        name: value if value.shape == shapes[name] else value[level : level + 1].clone()
-        for name, value in checkpoint.averaged.items()
-    }
+    averaged, model = (
+        {
+            name: value if value.shape == shapes[name] else value[level : level + 1].clone()
+            for name, value in weights.items()
+        }
+        for weights in (checkpoint.averaged, checkpoint.model)
+    )
     return Checkpoint(
         single,
         of_level(checkpoint.train_config, config.levels, level),
         checkpoint.step,
-        averaged,
+        model,
         averaged,
         {},
         checkpoint.facts,
