@@ -97,7 +97,7 @@ def test_a_checkpoint_without_counts_is_refused(checkpoint: Checkpoint, tmp_path
 def test_a_damaged_checkpoint_is_one_clear_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "checkpoint")
     assert Checkpoint.load(tmp_path / "checkpoint").step == 7
-    weights = tmp_path / "checkpoint" / "model.safetensors"
+    weights = tmp_path / "checkpoint" / "averaged.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         Checkpoint.load(tmp_path / "checkpoint")
