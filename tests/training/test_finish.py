@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from ndsc.codec.frames import write_image
+from tests.training.small_scalar import CONFIG, MODEL
 from training.checkpoint import Checkpoint, CheckpointError
-from training.config import ModelConfig, ScalarConfig, TrainConfig
+from training.config import ModelConfig
 from training.data import TrainingData, render_drives
 from training.export import EncoderGraph
 from training.finish import NO_GAIN, finish, fit_rate_model, leave_out
@@ -22,28 +23,6 @@ from training.run import Run, TrainingError, train
 from training.scalar_codec import ScalarCodec
 from training.validation import validate
 
-MODEL = ModelConfig(
-    quantizer="scalar",
-    channels=16,
-    encoder_channels=24,
-    quarter_channels=8,
-    encoder_blocks=1,
-    side_blocks=1,
-    decoder_blocks=1,
-    latent_dimension=6,
-    scalar=ScalarConfig(levels=3, hidden=16, blocks=1),
-)
-CONFIG = TrainConfig(
-    steps=60,
-    batch_size=4,
-    crop_height=32,
-    crop_width=64,
-    learning_rate=3e-3,
-    learning_rate_warmup_steps=4,
-    synthetic_share=1.0,
-    unquantized_steps=0,
-    weights_ema=0.9,
-)
 CPU = torch.device("cpu")
 
 

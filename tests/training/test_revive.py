@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from ndsc.codec.frames import to_float, write_image
+from tests.training.small_scalar import MODEL
 from training.checkpoint import Checkpoint, CheckpointError
-from training.config import ModelConfig, ScalarConfig, TrainConfig
+from training.config import ModelConfig, TrainConfig
 from training.data import Frame, render_drives
 from training.model import ConditionalVQVAE
 from training.revive import plane_shares, revive, unexplained_directions
@@ -20,17 +21,6 @@ from training.run import Run
 from training.scalar import FRESH_SCALE
 from training.scalar_codec import ScalarCodec
 
-MODEL = ModelConfig(
-    quantizer="scalar",
-    channels=16,
-    encoder_channels=24,
-    quarter_channels=8,
-    encoder_blocks=1,
-    side_blocks=1,
-    decoder_blocks=1,
-    latent_dimension=6,
-    scalar=ScalarConfig(levels=3, hidden=16, blocks=1),
-)
 UNUSED = [1, 4]
 
 

@@ -19,8 +19,9 @@ from ndsc.codec.errors import RateLevelError
 from ndsc.codec.frames import to_float
 from ndsc.codec.scalar_prior import ScalarPrior
 from ndsc.evaluate.metrics import ms_ssim
+from tests.training.small_scalar import CONFIG, MODEL
 from training.checkpoint import Checkpoint, CheckpointError
-from training.config import ModelConfig, OptimizerKind, ScalarConfig, TrainConfig
+from training.config import OptimizerKind, TrainConfig
 from training.data import Pair, TrainingData, render_drives
 from training.export import EncoderGraph, check_frames, export
 from training.layers import Pointwise
@@ -29,29 +30,6 @@ from training.run import Run, train
 from training.scalar_codec import MS_SSIM_SCALE, ScalarCodec, distortion_weights
 from training.validation import validate
 
-MODEL = ModelConfig(
-    quantizer="scalar",
-    channels=16,
-    encoder_channels=24,
-    quarter_channels=8,
-    encoder_blocks=1,
-    side_blocks=1,
-    decoder_blocks=1,
-    latent_dimension=6,
-    gate=True,
-    scalar=ScalarConfig(levels=3, hidden=16, blocks=1),
-)
-CONFIG = TrainConfig(
-    steps=60,
-    batch_size=4,
-    crop_height=32,
-    crop_width=64,
-    learning_rate=3e-3,
-    learning_rate_warmup_steps=4,
-    synthetic_share=1.0,
-    unquantized_steps=0,
-    weights_ema=0.9,
-)
 CPU = torch.device("cpu")
 
 
@@ -238,9 +216,9 @@ def test_the_bundle_trained_for_ms_ssim_has_more_of_it_for_as_many_bytes() -> No
     # level 0 is left out: there, on this drive, the two are as good as each other
     own_rates, own_lost = curve(Path(__file__).parents[2] / "models" / "ms-ssim", (2, 4, 5))
     assert rates[0] < own_rates[0] < own_rates[-1] < rates[-1]
-    # 5 % less lost: 600 steps from the default's weights give 8 to 12 %. The bundle before had 2,000 from older
-    # ones, and 0.1 stood here; with as many from these it is to stand here again.
-    assert (own_lost < np.interp(own_rates, rates, lost) - 0.05).all()
+    # 600 steps from the default's weights give 8 to 12 % less lost. The bundle before had 2,000 from older ones,
+    # and 0.1 stood here for all three; with as many from these it is to stand here again.
+    assert (own_lost < np.interp(own_rates, rates, lost) - np.array([0.075, 0.075, 0.1])).all()
 
 
 def test_a_bundle_codes_at_every_level_what_training_promised(run: Run, bundle: Bundle) -> None:
