@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from ndsc.codec.errors import NdscError
 from training.config import ModelConfig, TrainConfig
 from training.scalar_codec import Codec, build
+
+FINISH_FACTS = ("finish_steps", "finish_data", "finished_from", "left_out")
+"""What `training.finish` adds to the facts."""
 
 
 class CheckpointError(NdscError):
@@ -62,8 +65,8 @@ class Checkpoint:
         }
         (unfinished / "checkpoint.json").write_text(json.dumps(record, indent=2) + "\n")
         previous = directory.with_name(directory.name + ".old")
-        shutil.rmtree(previous, ignore_errors=True)
-        if directory.exists():
+        if directory.exists():  # or the previous one is all there is, until the renaming below
+            shutil.rmtree(previous, ignore_errors=True)
             directory.rename(previous)
         unfinished.rename(directory)
         shutil.rmtree(previous, ignore_errors=True)
@@ -77,19 +80,35 @@ class Checkpoint:
             directory = previous
         try:
             record = json.loads((directory / "checkpoint.json").read_text())
-            found = {path.stem for path in directory.glob("*.safetensors")}
-            tensors = {name: load_file(directory / f"{name}.safetensors") for name in found | {"averaged"}}
-            if "optimizer" not in found:
-                tensors |= {"model": tensors["averaged"] | tensors.get("model", {}), "optimizer": {}}
+            resumable = (directory / "optimizer.safetensors").exists()
+            optimizer = load_file(directory / "optimizer.safetensors") if resumable else {}
+            averaged = load_file(directory / "averaged.safetensors")
+            model = directory / "model.safetensors"
+            changed = load_file(model) if resumable or model.exists() else {}
             return cls(
                 ModelConfig.from_dict(record["model_config"]),
                 TrainConfig.from_dict(record["train_config"]),
                 record["step"],
+                model=changed if resumable else averaged | changed,
+                averaged=averaged,
+                optimizer=optimizer,
                 facts=record["facts"],
-                **tensors,
             )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{directory}: not a checkpoint ({error})") from error
+
+    @property
+    def finished(self) -> bool:
+        """Whether `training.finish` made it."""
+        return "finish_steps" in self.facts
+
+    def as_trained(self) -> Checkpoint:
+        """Before it was finished: what training goes on from, for a rate model fitted to rounded indices does not
+        expect the noise of training. Itself when it is not finished."""
+        if not self.finished:
+            return self
+        facts = {name: fact for name, fact in self.facts.items() if name not in FINISH_FACTS}
+        return replace(self, averaged=self.model, facts=facts)
 
     def averaged_model(self) -> Codec:
         """The codec with averaged weights, in evaluation mode."""

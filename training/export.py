@@ -357,7 +357,7 @@ def main(
         )
     size = math.fsum((output / file).stat().st_size for file in bundle.manifest.files) / 1e6
     print(f"{output}: bundle {bundle.bundle_id[:16]}, bitstream {bundle.bitstream_id.hex()}, {size:.1f} MB")
-    if loaded.model_config.quantizer == "scalar" and "finish_steps" not in loaded.facts:
+    if loaded.model_config.quantizer == "scalar" and not loaded.finished:
         print("its rate model is as trained, at noise: training.finish before this command takes bytes off")
 
 

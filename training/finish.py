@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -26,7 +26,7 @@ from torch import Tensor
 from ndsc.codec.errors import NdscError
 from training.checkpoint import Checkpoint, CheckpointError, digest
 from training.config import TrainConfig
-from training.data import Batch, TrainingData, load_pairs, render_drives
+from training.data import Batch, TrainingData, fingerprint, load_pairs, render_drives
 from training.model import SideFeatures
 from training.ranks import Ranks
 from training.run import TrainingError, pick_device, schedule
@@ -158,10 +158,12 @@ def finish(
 ) -> Checkpoint:
     """The averaged weights of `checkpoint` with the rate model fitted, planes left out, and the rate model fitted
     again, `steps` each time. Its `model` has the weights before that: training, which goes on at noise, would be
-    thrown far by a rate model that does not expect it. `advance` is called after each step.
+    thrown far by a rate model that does not expect it. One that is finished is taken as it was before that.
+    `advance` is called after each step.
 
     Raises CheckpointError for a codec without a rate model, TrainingError when a loss is not finite.
     """
+    checkpoint = checkpoint.as_trained()
     codec = _codec(checkpoint, device)
     first, second = (_as_trained(checkpoint, data, FIT_SEED + more) for more in (0, 1))
     fit_rate_model(codec, first, data, steps, learning_rate, advance)
@@ -190,7 +192,7 @@ def main(
     learning_rate: Annotated[float, typer.Option(help="AdamW's, at its highest.")] = LEARNING_RATE,
     drives: Annotated[int, typer.Option(min=1, help="Synthetic drives, as in training.")] = 400,
     cache: Annotated[Path, typer.Option(help="Where rendered drives are kept.")] = Path("runs/cache"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice.")] = 0,
 ) -> None:
     """Fit the rate model to rounded indices, and leave out planes where they do not pay."""
@@ -198,7 +200,7 @@ def main(
         torch.set_num_threads(threads)
     if output.exists():
         raise CheckpointError(f"{output} exists: give another -o")
-    trained = Checkpoint.load(checkpoint)
+    trained = Checkpoint.load(checkpoint).as_trained()
     place = pick_device(device, Ranks())
     console = Console(stderr=True)
     held_out = validation_views(load_pairs(val_pairs or []))
@@ -208,7 +210,9 @@ def main(
         rendered = (
             render_drives(drives, seed=DRIVES_SEED, cache=cache, progress=status.update) if synthetic else []
         )
-    data = TrainingData(loaded, rendered, place)
+    data, seen = TrainingData(loaded, rendered, place), fingerprint([*loaded, *rendered])
+    if trained.facts.get("data") not in (None, seen):
+        console.print("note: these are not the pairs and drives that it was trained on")
     with Progress(console=console) as progress:
         task = progress.add_task("finishing", total=2 * steps)
         finished = finish(
@@ -219,15 +223,18 @@ def main(
             device=place,
             advance=lambda: progress.update(task, advance=1),
         )
+    finished.facts["finish_data"] = seen
+    finished.save(output)
     for level, planes in enumerate(finished.facts["left_out"]):
         print(f"level {level}: {len(planes)} of {finished.model_config.stages} planes left out")
     if held_out:
         before, after = (validate(one, held_out, place) for one in (trained, finished))
-        finished.facts["validation"] = [*trained.facts["validation"], {"step": trained.step, **after}]
+        earlier = trained.facts.get("validation", [])
+        finished.facts["validation"] = [*earlier, {"step": trained.step, **after}]
+        finished.save(output)
         for level in range(trained.model_config.levels):
             old, new = ((scores["bpp"][level], scores["right"][level]) for scores in (before, after))
             print(f"level {level}: {old[0]} bpp, {old[1]} dB → {new[0]} bpp, {new[1]} dB")
-    finished.save(output)
     print(f"{output}: bundle it with training.export")
 
 

@@ -83,9 +83,10 @@ def revive(
     """A checkpoint to start from, and the planes that were made anew in it, seen on `frames` uint8 [H, W, 3].
 
     A new plane has unit deviation at the highest level, and from level to level the used planes' mean ratio. The
-    fact `made_anew` names them. Raises CheckpointError when the codec has no planes, uses all or none of them, or
-    has no features left for new ones.
+    fact `made_anew` names them. A finished codec is taken as it was before. Raises CheckpointError when
+    the codec has no planes, uses all or none of them, or has no features left for new ones.
     """
+    checkpoint = checkpoint.as_trained()
     codec = checkpoint.averaged_model()
     if not isinstance(codec, ScalarCodec):
         raise CheckpointError(

@@ -175,8 +175,7 @@ class Run:
         activation = self.model_config.encoder_activation
         if replace(checkpoint.model_config, encoder_activation=activation) != self.model_config:
             raise CheckpointError("the codec to start from has other settings: give them again")
-        finished = "finish_steps" in checkpoint.facts
-        load_weights(self.model, checkpoint.model if finished else checkpoint.averaged)
+        load_weights(self.model, checkpoint.as_trained().averaged)
         self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def checkpoint(self) -> Checkpoint:

@@ -84,6 +84,14 @@ def test_excess_is_read_off_the_curve_at_the_single_point_s_psnr() -> None:
     assert excess(many, curve("one", [0.2], [27])) is None
 
 
+def test_excess_has_no_interval_where_a_tail_of_it_is_not_on_the_curve() -> None:
+    many = curve("many", [0.1, 0.2, 0.4], [20, 22, 24])
+    near_the_top = replace(
+        curve("one", [0.38], [23.9]), quality=23.9 + np.linspace(-1, 1, len(many.images))[:, None]
+    )
+    assert excess(many, near_the_top) is None
+
+
 def test_gain_is_read_at_equal_rates() -> None:
     base = curve("base", [0.1, 0.2, 0.4], [20, 22, 24])
     assert gain_db(base, curve("higher", [0.1, 0.2, 0.4], [20.3, 22.3, 24.3])) == pytest.approx(0.3)

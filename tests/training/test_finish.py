@@ -134,6 +134,50 @@ def test_training_goes_on_from_the_weights_before(
         assert torch.equal(run.model.state_dict()[name], value)
 
 
+@pytest.mark.parametrize("lost", ["model", "averaged"])
+def test_a_checkpoint_without_one_of_its_files_is_one_line(
+    trained: Checkpoint, tmp_path: Path, lost: str
+) -> None:
+    trained.save(tmp_path / "run")
+    (tmp_path / "run" / f"{lost}.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Checkpoint.load(tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        Checkpoint.load(tmp_path / "run")
+
+
+def test_a_save_after_one_that_stopped_between_its_renames_keeps_what_there_is(
+    trained: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latest = tmp_path / "run"
+    trained.save(latest)
+    latest.rename(tmp_path / "run.old")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        replace(trained, step=trained.step + 1).save(latest)
+    monkeypatch.undo()
+    assert Checkpoint.load(latest).step == trained.step
+    replace(trained, step=trained.step + 1).save(latest)
+    assert Checkpoint.load(latest).step == trained.step + 1
+    assert not (tmp_path / "run.old").exists()
+
+
+def test_finishing_twice_is_finishing_once(trained: Checkpoint, data: TrainingData) -> None:
+    once = finish(trained, data, 3, device=CPU)
+    twice = finish(once, data, 3, device=CPU)
+    assert once.facts == twice.facts
+    for first, second in ((once.model, twice.model), (once.averaged, twice.averaged)):
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert once.finished
+    assert not once.as_trained().finished
+    assert once.as_trained().facts == trained.facts
+
+
 def test_what_cannot_be_finished_is_one_line(
     trained: Checkpoint, data: TrainingData, small_model: ConditionalVQVAE, small_config: ModelConfig
 ) -> None:
@@ -147,7 +191,7 @@ def test_what_cannot_be_finished_is_one_line(
 
 @pytest.mark.timeout(120)
 def test_the_command_tells_what_it_did_and_writes_a_checkpoint(trained: Checkpoint, tmp_path: Path) -> None:
-    trained.save(tmp_path / "trained")
+    replace(trained, facts={"data": "others"}).save(tmp_path / "trained")
     for split, seed in (("train", 5), ("val", 9)):
         (pair,) = render_drives(1, seed=seed, width=320, height=160)
         for side, frame in (("left", pair.left), ("right", pair.right)):
@@ -172,6 +216,8 @@ def test_the_command_tells_what_it_did_and_writes_a_checkpoint(trained: Checkpoi
     assert done.stdout.count(" dB → ") == 3
     facts = Checkpoint.load(tmp_path / "done").facts
     assert facts["finish_steps"] == 4
+    assert facts["finish_data"] != facts["data"]
+    assert "not the pairs and drives that it was trained on" in done.stderr
     assert len(facts["validation"]) == 1
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (1, f"error: {tmp_path / 'done'} exists: give another -o\n")

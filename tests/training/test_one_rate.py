@@ -52,6 +52,17 @@ def test_its_lambda_is_that_level_s(many: Checkpoint) -> None:
     assert distortion_weights(only_level(many, LEVEL).train_config, 1).item() == weights[LEVEL].item()
 
 
+def test_of_a_finished_codec_training_starts_as_before_it_was_finished(many: Checkpoint) -> None:
+    averaged = {name: value + 1 for name, value in many.averaged.items()}
+    facts = {**many.facts, "finish_steps": 1}
+    finished = replace(many, model=many.averaged, averaged=averaged, facts=facts)
+    one, before = only_level(finished, LEVEL), only_level(many, LEVEL)
+    run = Run(one.model_config, one.train_config, torch.device("cpu"))
+    run.start_from(one)
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, before.averaged[name])
+
+
 def test_its_prior_can_code(many: Checkpoint) -> None:
     codec = only_level(many, LEVEL).averaged_model()
     assert isinstance(codec, ScalarCodec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,20 @@ def test_what_cannot_be_made_anew_is_one_line(
     codebooks = Checkpoint(small_config, TrainConfig(), 7, weights, weights, {}, {})
     with pytest.raises(CheckpointError, match="has no planes"):
         revive(codebooks, frames)
+
+
+def test_a_finished_codec_is_taken_as_it_was_before(checkpoint: Checkpoint, frames: list[Frame]) -> None:
+    """One plane in use is left out at the lowest level, and the rate model fitted."""
+    averaged = {name: value.clone() for name, value in checkpoint.averaged.items()}
+    averaged["quantizer.log_gain"][0, 0] = -12
+    averaged["rate_model.first_mean"] += 1
+    facts = {**checkpoint.facts, "finish_steps": 5, "finished_from": "0" * 16, "left_out": [[0], [], []]}
+    revived, planes = revive(replace(checkpoint, averaged=averaged, facts=facts), frames)
+    expected, _ = revive(checkpoint, frames)
+    assert planes == UNUSED
+    assert revived.facts == expected.facts
+    for weights in (revived.model, revived.averaged):
+        assert all(torch.equal(value, expected.averaged[name]) for name, value in weights.items())
 
 
 @pytest.mark.timeout(120)

@@ -14,7 +14,16 @@ from ndsc.codec.scalar_prior import GROUPS
 from training.config import ModelConfig, ScalarConfig
 from training.data import TrainingData, render_drives
 from training.experiments.recipe import RecipeError
-from training.experiments.slepian_wolf.__main__ import WITH, Dials, kept_or_fitted, ratio
+from training.experiments.slepian_wolf.__main__ import (
+    WITH,
+    WITHOUT,
+    Dials,
+    Measured,
+    kept_or_fitted,
+    measure,
+    ratio,
+    table,
+)
 from training.experiments.slepian_wolf.lengths import FAILURE, LOST, price
 from training.experiments.slepian_wolf.network import ConditionalRate
 from training.scalar import phase_slices
@@ -115,13 +124,43 @@ def test_a_ratio_of_sums_has_its_own_interval() -> None:
 def test_the_price_of_a_length() -> None:
     bits = np.full(200, 1000.0)
     given = np.where(np.arange(200) < 150, 800.0, 900.0)
-    flat = price(bits, given, given, np.zeros(200))
+    flat = price(bits, given, np.zeros(200))
     assert flat.finite == pytest.approx(0.825)
     assert flat.blind == pytest.approx(0.9)
-    spread = price(bits, given, given, np.full(200, 100.0))
+    spread = price(bits, given, np.full(200, 100.0))
     assert spread.finite == pytest.approx(0.825 + 10 * 3.0902 / 1000, abs=1e-5)
     assert spread.blind == flat.blind  # what was realised already holds the noise
     assert (FAILURE, LOST) == (1e-3, 0.05)
+    few = price(bits[:39], np.arange(39.0), np.zeros(39))
+    assert few.blind == pytest.approx(37 / 1000)  # one of 39 may be lost; two are more than 5 %
+
+
+def test_what_is_measured_sees_y_only_when_told(model: ConditionalRate) -> None:
+    pairs = [
+        (pair.left[:64, :128], pair.right[:64, :128])
+        for pair in render_drives(2, seed=5, width=160, height=80)
+    ]
+    others = [(source, side[:, ::-1]) for source, side in pairs]
+    awake(model)
+    seen, unseen = (
+        [measure(model, views, sees_y=sees) for views in (pairs, others)] for sees in (True, False)
+    )
+    assert np.array_equal(unseen[0].given, unseen[1].given)
+    assert (seen[0].given != seen[1].given).all()
+    assert np.array_equal(seen[0].bits, unseen[0].bits)
+
+
+def test_the_table_says_what_y_alone_is_worth() -> None:
+    def one(given: list[float]) -> Measured:
+        column = np.array(given)[:, None]
+        return Measured(np.full((2, 1), 1000.0), column, 0.9 * column, np.zeros((2, 1)))
+
+    (row,) = table({WITH: one([600, 700]), WITHOUT: one([800, 900])}, 2 * 500)
+    assert row["bpp"] == 2
+    assert (row["given_y"], row["control"]) == (0.65, 0.85)
+    assert row["y_alone"] == pytest.approx(1300 / 1700)
+    assert (row["one_frame_a_block"], row["encoder_sees_x_alone"]) == (0.65, 0.7)
+    assert row["calibration"] == pytest.approx(1 / 0.9)
 
 
 def test_a_finished_model_is_kept(

@@ -67,7 +67,8 @@ class Results:
     """Figures of one recipe, written by `save`.
 
     `rows` is the table, one mapping for each line; every figure in it was measured in this run or is named as
-    published in its column. `seconds` counts the training and measuring of all sessions of a resumed recipe.
+    published in its column. `seconds` counts all sessions of a resumed recipe: training and measuring, or
+    training alone where the page says so.
     """
 
     recipe: str
@@ -155,10 +156,13 @@ def use_threads(threads: int) -> None:
 def pick_device(name: str) -> torch.device:
     """The device of a `--device` option, for recipes of one process.
 
-    Raises RecipeError when it asks for CUDA and there is none, or when torchrun has started several processes.
+    Raises RecipeError for another name than cpu and cuda, when it asks for CUDA and there is none, or when
+    torchrun has started several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("this recipe runs in one process: start it without torchrun")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise RecipeError(f"--device {name}: cpu or cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError("this torch finds no CUDA device: give --device cpu, or install a CUDA build")
     return torch.device(name)
@@ -168,5 +172,5 @@ def run(main: Callable[..., None]) -> None:
     """Run a recipe's command: bad input ends in one line and exit status 1."""
     try:
         typer.run(main)
-    except NdscError as error:
+    except (NdscError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -72,17 +72,14 @@ def excess(
 ) -> tuple[float, float, float] | None:
     """Bytes that `many` needs beyond the single point of `one` at its PSNR, in percent; and the 95 % interval.
 
-    Read off `many`'s monotone curve of mean rates. The same pictures are drawn for both (bootstrap). None
-    outside of `many`'s qualities, where there is nothing to read.
+    Read off `many`'s monotone curve of mean rates. The same pictures are drawn for both (bootstrap). None where
+    the PSNR, or an end of the interval, lies outside of `many`'s qualities: there is nothing to read.
     """
     rng, count = np.random.default_rng(seed), len(one.images)
-    drawn = [_excess(many, one, rng.integers(count, size=count)) for _ in range(resamples)]
     estimate = _excess(many, one, np.arange(count))
-    known = [percent for percent in drawn if percent is not None]
-    if estimate is None or len(known) < 0.95 * resamples:
-        return None
-    low, high = np.percentile(known, [2.5, 97.5])
-    return estimate, float(low), float(high)
+    drawn = [_excess(many, one, rng.integers(count, size=count)) for _ in range(resamples)]
+    low, high = np.percentile(drawn, [2.5, 97.5], method="inverted_cdf")  # which knows infinities
+    return (estimate, float(low), float(high)) if np.isfinite([estimate, low, high]).all() else None
 
 
 def gain_db(anchor: Curve, other: Curve) -> float | None:
@@ -105,10 +102,13 @@ def gain_db(anchor: Curve, other: Curve) -> float | None:
     return float(value - base)
 
 
-def _excess(many: Curve, one: Curve, pictures: NDArray[np.int64]) -> float | None:
+def _excess(many: Curve, one: Curve, pictures: NDArray[np.int64]) -> float:
+    """Percent; -inf where the quality of `one` is below all of `many`'s, inf where it is above."""
     rate, quality = front(*many.mean(pictures))
     (own_rate,), (own_quality,) = one.mean(pictures)
-    if len(rate) < 2 or not quality[0] <= own_quality <= quality[-1]:
-        return None
+    if own_quality < quality[0]:
+        return -np.inf
+    if len(rate) < 2 or own_quality > quality[-1]:
+        return np.inf
     needed = float(np.exp(PchipInterpolator(quality, np.log(rate))(own_quality)))
     return 100 * (needed / float(own_rate) - 1)

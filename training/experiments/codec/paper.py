@@ -111,6 +111,7 @@ def train_paper(
             "crops": {name: crops.to_dict()[name] for name in CROP_SETTINGS},
             "data": fingerprint(pairs),
             "distortion_weight": DISTORTION_WEIGHT,
+            "precision": dials.precision,
         },
         precision=dials.precision,
         progress=advance,
@@ -146,6 +147,7 @@ def _learn_prior(
     finished = folder / "finished.json"
     if finished.exists() and json.loads(finished.read_text()) == made_with:
         return prior.load(folder)
+    finished.unlink(missing_ok=True)  # what it names is overwritten from here on
     batches = [sample(first + i)[0].cpu() for i in range(dials.paper_prior_batches)]
     grids = np.concatenate([_indices(model, batch) for batch in batches])
     held_out = max(1, len(grids) // 20)

@@ -48,13 +48,13 @@ class Dials:
     gain_learning_rate: float = 5e-3
     rate_learning_rate: float = 2e-3
     """These four are half of what a codec is trained with from the start."""
-    finish_steps: int = variants.Dials.prior_steps
-    """Of `training.finish` afterwards, which the codec of many rates has had too."""
+    finish_steps: int = 600
+    """Of each of two fits of `training.finish` afterwards, which the codec of many rates has had too."""
     precision: Precision = "fp32"
     seed: int = 0
 
 
-SMOKE: Final = Dials(steps=4, batch_size=2, levels=(1,), finish_steps=2)
+SMOKE: Final = Dials(steps=4, batch_size=2, levels=(1,), finish_steps=1)
 
 
 def main(
@@ -87,7 +87,7 @@ def main(
         levels = tuple(level or Dials.levels)
         dials = replace(Dials(), steps=steps, levels=levels, precision=precision)
     pairs, held_out = held_out_pairs(stereo, smoke=smoke, test=test)
-    many = _untrained() if smoke else Checkpoint.load(_given(start))
+    many = _untrained() if smoke else _finished(start)
     singles = {number: only_level(many, number) for number in dials.levels}
     curves: dict[tuple[str, Kind], Curve] = {(MANY, "right"): _measured(many, held_out)}
     rows: list[Row] = []
@@ -109,7 +109,7 @@ def main(
             trained = train_variant(
                 variants.Variant(name, alone.model_config, settings),
                 dials.seed,
-                variants.Dials(prior_steps=dials.finish_steps),
+                variants.Dials(prior_steps=2 * dials.finish_steps),
                 pairs,
                 output / "parts" / f"level-{number}",
                 advance_of(progress, name),
@@ -132,10 +132,15 @@ def main(
     print(markdown_table(rows))
 
 
-def _given(start: Path | None) -> Path:
+def _finished(start: Path | None) -> Checkpoint:
     if start is None:
         raise RecipeError("give --start, the checkpoint of a codec of many rates, or --smoke")
-    return start
+    many = Checkpoint.load(start)
+    if many.model_config.quantizer == "scalar" and not many.finished:
+        raise RecipeError(
+            f"{start}: the codecs of one rate will be finished, so finish it first (training.finish)"
+        )
+    return many
 
 
 def _untrained() -> Checkpoint:

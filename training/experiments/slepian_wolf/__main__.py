@@ -175,7 +175,7 @@ def ratio(
 
 
 def table(measured: dict[str, Measured], pixels: int) -> list[Row]:
-    """A row for each rate level, in shares of the codec's own bits but for `y_alone`.
+    """A row for each level, of frames of `pixels` in all, in shares of the codec's own bits but for `y_alone`.
 
     `given_y` and `control` are what the two models need: no less than H(Z|Y) and H(Z); longer training may find
     less. `y_alone` is the one over the other: what y tells beyond a larger network. `_low` and `_high` are 95 %
@@ -189,7 +189,7 @@ def table(measured: dict[str, Measured], pixels: int) -> list[Row]:
         )
         row: dict[str, str | float | int | bool | None] = {
             "rate_level": level,
-            "bpp": float(bits.mean() / pixels),
+            "bpp": float(bits.sum() / pixels),
         }
         blind = control.given[:, level]
         for name, part, whole in (
@@ -198,7 +198,7 @@ def table(measured: dict[str, Measured], pixels: int) -> list[Row]:
             ("y_alone", given, blind),
         ):
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ratio(part, whole), strict=True))
-        its = price(bits, given, entropy, dispersion)
+        its = price(bits, given, dispersion)
         row |= {
             "one_frame_a_block": its.finite,
             "encoder_sees_x_alone": its.blind,
@@ -278,14 +278,13 @@ def main(
             started = perf_counter()
             measured[name] = measure(fitted, held_out, sees_y=name == WITH)
             seconds += took + perf_counter() - started
-    height, width = held_out[0][0].shape[:2]
-    rows = table(measured, height * width)
+    rows = table(measured, sum(source.shape[0] * source.shape[1] for source, _ in held_out))
     notes = [
         f"{len(held_out)} frames; ratios to the bits of the codec's own rate model on the same indices",
         f"blocks: normal approximation, {FAILURE:g} of the frames lost",
         f"an encoder that sees x alone: H(Z) times the largest share that all but {LOST:g} of the frames needed",
     ]
-    settings = asdict(dials) | {"weights": "untrained" if smoke else model.name}
+    settings = asdict(dials) | {"weights": digest(codec.state_dict())[:16]}
     Results("slepian_wolf", settings, smoke, device, rows, notes, seconds).save(output)
     plot(rows, output / "plot")
     print(markdown_table(rows))

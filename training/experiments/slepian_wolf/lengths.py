@@ -20,7 +20,8 @@ class Price:
     """Of one rate level, in shares of H(Z)."""
 
     finite: float
-    """Σ H(Z|Y) and the normal approximation's surplus for one frame a block at `FAILURE`, each frame's known."""
+    """Σ -log2 p(z|y), known for each frame, and the normal approximation's surplus for one frame a block at
+    `FAILURE`."""
     blind: float
     """What an encoder must send who sees x alone, so that all but `LOST` of the frames decode: its own H(Z) times
     the largest share of H(Z) that such frames turned out to need."""
@@ -29,14 +30,14 @@ class Price:
 def price(
     bits: NDArray[np.float64],
     given: NDArray[np.float64],
-    entropy: NDArray[np.float64],
     dispersion: NDArray[np.float64],
 ) -> Price:
-    """From each frame's H(Z), realised -log2 p(z|y), its expectation and its variance under the model: [N] each.
+    """From each frame's H(Z), realised -log2 p(z|y), and that one's variance under the model: [N] each.
 
     Second order (Tan and Kosut 2014, Theorem 1): a block of independent symbols needs Σ h + √(Σ V) · Q⁻¹(ε) bits;
     the next term, half the logarithm of its length, is left out. A rate chosen without y fails where the realised
     information exceeds it, so its price is a percentile of that alone.
     """
-    finite = entropy + np.sqrt(dispersion) * norm.isf(FAILURE)
-    return Price(float(finite.sum() / bits.sum()), float(np.percentile(given / bits, 100 * (1 - LOST))))
+    finite = given + np.sqrt(dispersion) * norm.isf(FAILURE)
+    largest = np.percentile(given / bits, 100 * (1 - LOST), method="inverted_cdf")
+    return Price(float(finite.sum() / bits.sum()), float(largest))

@@ -206,6 +206,7 @@ def _fit_prior(
     device = data.train.pictures[0].device
     if finished.exists() and json.loads(finished.read_text()) == made_with:
         return prior.load(directory).to(device)
+    finished.unlink(missing_ok=True)  # what it names is overwritten from here on
     # Computed once and not mirrored, as in the paper: either frame as it is.
     training = prior.windows(_indices(model, torch.cat(data.train.pictures)), network.grid)
     held_out = prior.windows(_indices(model, data.validation.pictures[0]), network.grid)
