@@ -59,8 +59,12 @@ class Traffic:
 
     sent: int = 0
     dropped: int = 0
+    reported_drops: int = 0
+    """Those that a later frame told the decoder of."""
     acked: int = 0
     failed: int = 0
+    acked_us: list[int] = field(default_factory=list)
+    """When, since the Unix epoch."""
     ages_ms: list[float] = field(default_factory=list)
     """From capture to acknowledgement: decoded (cameras) or held (side information)."""
 
@@ -78,7 +82,6 @@ class Stream:
         self._credit_frames = 0
         self._changed = asyncio.Event()
         self._captured_all = False
-        self._reported_drops = 0
 
     async def run(self) -> Traffic:
         """Open, stream to the end of the timetable, wait for the acknowledgements. Raises AioRpcError."""
@@ -113,8 +116,8 @@ class Stream:
                 self.traffic.sent += 1
                 capture_time_us = self._timetable.capture_time_us(index)
                 self._in_flight.append((self.traffic.sent, capture_time_us))
-                dropped_before = self.traffic.dropped - self._reported_drops
-                self._reported_drops = self.traffic.dropped
+                dropped_before = self.traffic.dropped - self.traffic.reported_drops
+                self.traffic.reported_drops = self.traffic.dropped
                 await call.write(self._frame(index, capture_time_us, dropped_before))
         await call.done_writing()
 
@@ -126,6 +129,7 @@ class Stream:
                     while self._in_flight and self._in_flight[0][0] <= answer.ack.up_to_sequence:
                         _, capture_time_us = self._in_flight.popleft()
                         self.traffic.acked += 1
+                        self.traffic.acked_us.append(now_us)
                         self.traffic.ages_ms.append((now_us - capture_time_us) / 1000)
                     self._credit_frames = answer.ack.credit.max_frames
                     self._changed.set()

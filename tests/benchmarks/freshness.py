@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from ndsc.codec.bundle import default_bundle_path
 from ndsc.demo.processes import running
 from tests.benchmarks import content
-from tests.benchmarks.report import arguments, percentile, spread, write_report
+from tests.benchmarks.report import arguments, at_least, percentile, spread, write_report
 from tests.robustness.checkers import decodings
 from tests.robustness.history import History, read_histories
 
@@ -65,7 +65,7 @@ class Run:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, plot, report."""
     parser = arguments("freshness", __doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
+    parser.add_argument("--seconds", type=at_least(4), default=30.0, help="of each run")
     parser.add_argument("--plot", type=Path, default=Path("docs/freshness.png"), help="picture to write")
     chosen = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:

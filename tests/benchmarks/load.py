@@ -17,7 +17,7 @@ from typing import Any, Final
 from ndsc.codec.bundle import Bundle, default_bundle_path
 from tests.benchmarks import content
 from tests.benchmarks.measured import Load, measure
-from tests.benchmarks.report import arguments, spreads, write_report
+from tests.benchmarks.report import arguments, at_least, spreads, write_report
 
 CAMERAS: Final = (8, 10, 12, 14, 16, 20, 24, 28, 32)
 FPS: Final = 5.0
@@ -28,7 +28,7 @@ KEPT_UP: Final = 0.98
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for."""
     parser = arguments("load", __doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each run")
+    parser.add_argument("--seconds", type=at_least(1), default=20.0, help="of each run")
     parser.add_argument("--only", choices=("null", "real"), help="one of the two")
     chosen = parser.parse_args(argv)
     figures: dict[str, Any] = {"seconds": chosen.seconds, "runs": chosen.runs}

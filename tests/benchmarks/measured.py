@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ndsc.codec.bitstream import CompressedFrame
 from ndsc.service.channel import open_channel
-from ndsc.v1 import catalog_pb2
 from ndsc.v1.catalog_pb2 import ListStreamsRequest, StreamInfo
 from ndsc.v1.catalog_pb2_grpc import CatalogServiceStub
 from ndsc.v1.types_pb2 import Image
@@ -32,8 +31,12 @@ LEAD_S: Final = 1.5
 """From now to the first frame, for the sessions to open."""
 
 
+SETTLED: Final = 0.25
+"""Share of the time before the rate of decoding is taken: as many frames are on the way then as at its end."""
+
+
 class AccountError(Exception):
-    """Node and decoder do not agree on what became of the frames."""
+    """Node and decoder do not agree on what became of the frames, or the decoder did not answer."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,20 @@ async def _stream(load: Load, address: str, pid: int, metrics_port: int) -> dict
         elapsed_s = time.monotonic() - before[2]
         server_cpu_s, generator_cpu_s = _cpu_s(server) - before[0], _cpu_s(generator) - before[1]
     health, _ = await probe.communicate()
+    if probe.returncode:
+        raise AccountError(f"the health checks ended with status {probe.returncode}")
     await _check_accounts(address, {s.name: task.result() for s, task in zip(streams, running, strict=True)})
     traffic = [task.result() for stream, task in zip(streams, running, strict=True) if stream.name != "y"]
     ages_ms = [age for one in traffic for age in one.ages_ms]
     health_ms = json.loads(health)
     decoded = sum(one.acked - one.failed for one in traffic)
+    end_us = epoch_us + round(1e6 * load.seconds)
+    from_us = epoch_us + round(1e6 * load.seconds * SETTLED)
+    in_time = sum(from_us <= at_us < end_us for one in traffic for at_us in one.acked_us)
     paired, batch = await asyncio.to_thread(_scrape, metrics_port)
     return {
         "offered_fps": load.cameras * load.fps,
-        "decoded_fps": decoded / load.seconds,
+        "decoded_fps": in_time * 1e6 / (end_us - from_us),
         "sent": sum(one.sent for one in traffic),
         "decoded": decoded,
         "failed": sum(one.failed for one in traffic),
@@ -125,6 +133,10 @@ def _cpu_s(process: psutil.Process) -> float:
 async def _check_accounts(address: str, sent: dict[str, Traffic]) -> None:
     async with open_channel(address) as channel:
         answer = await CatalogServiceStub(channel).ListStreams(ListStreamsRequest(rig=RIG))
+    if sorted(stream.camera for stream in answer.streams) != sorted(sent):
+        raise AccountError(
+            f"the decoder has {[stream.camera for stream in answer.streams]}, not {sorted(sent)}"
+        )
     for stream in answer.streams:
         _check_account(stream, sent[stream.camera])
 
@@ -132,10 +144,9 @@ async def _check_accounts(address: str, sent: dict[str, Traffic]) -> None:
 def _check_account(stream: StreamInfo, traffic: Traffic) -> None:
     """Every frame has one fate, and both ends say the same. Raises AccountError."""
     settled = stream.decoded + stream.failed + stream.abandoned + stream.waiting
-    node = (traffic.sent, traffic.sent, traffic.acked, traffic.failed, traffic.dropped)
     # Frames given up after the last one that was sent are in no message.
-    unreported = traffic.dropped - stream.dropped if stream.kind == catalog_pb2.STREAM_KIND_CAMERA else 0
-    decoder = (stream.received, settled, settled, stream.failed, stream.dropped + max(0, unreported))
+    node = (traffic.sent, traffic.sent, traffic.acked, traffic.failed, traffic.reported_drops)
+    decoder = (stream.received, settled, settled, stream.failed, stream.dropped)
     if node != decoder:
         raise AccountError(
             f"{stream.camera}: sent, settled, acknowledged, failed, dropped are {node} for the node and "

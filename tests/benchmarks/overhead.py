@@ -20,7 +20,7 @@ from ndsc.demo.processes import running
 from ndsc.demo.relay import relaying
 from ndsc.service.tls import CertificateFiles
 from tests.benchmarks import content
-from tests.benchmarks.report import arguments, spreads, write_report
+from tests.benchmarks.report import arguments, at_least, spreads, write_report
 from tests.pki import Authority
 
 WIDTH, HEIGHT = 256, 128
@@ -33,7 +33,7 @@ LEAD_S: Final = 4
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every combination."""
     parser = arguments("overhead", __doc__)
-    parser.add_argument("--frames", type=int, default=120, help="of each run")
+    parser.add_argument("--frames", type=at_least(1, int), default=120, help="of each run")
     chosen = parser.parse_args(argv)
     default_level = Bundle.load(default_bundle_path()).default_rate_level
     rows: list[dict[str, Any]] = []

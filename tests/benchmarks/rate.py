@@ -24,7 +24,7 @@ from ndsc.codec.bundle import default_bundle_path
 from ndsc.v1.node_pb2 import Rate, SetRateRequest
 from ndsc.v1.node_pb2_grpc import NodeServiceStub
 from tests.benchmarks import content
-from tests.benchmarks.report import arguments, percentile, spreads, write_report
+from tests.benchmarks.report import arguments, at_least, percentile, spreads, write_report
 from tests.robustness.checkers import decodings
 from tests.robustness.history import read_histories
 from tests.robustness.processes import Service
@@ -56,7 +56,9 @@ class Sent:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure both, plot, report."""
     parser = arguments("rate", __doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="from one change to the next")
+    parser.add_argument(
+        "--seconds", type=at_least(1 + SETTLING_S), default=20.0, help="from one change to the next"
+    )
     parser.add_argument("--plot", type=Path, default=Path("docs/rate.png"), help="picture to write")
     chosen = parser.parse_args(argv)
     targets: list[dict[str, float]] = []
@@ -176,7 +178,10 @@ def deviations(sent: Sequence[Sent], targets_kbps: Sequence[float], seconds: flo
 
 
 def usage(sent: Sequence[Sent], links_kbps: Sequence[float], seconds: float) -> dict[str, float]:
-    """For each link, from 2 s after the change on: percent of it that Frame messages took, and ages."""
+    """For each link, from 2 s after the change on: percent of it that Frame messages took, and ages.
+
+    Raises ValueError when no frame came through one of them.
+    """
     figures = {}
     for number, kbps in enumerate(links_kbps):
         first_s, end_s = number * seconds + SETTLING_S, (number + 1) * seconds

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,14 +16,29 @@ from ndsc.codec.files import write_whole
 from tests.exactness import machine
 
 
-def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
+def arguments(name: str, description: str | None) -> ArgumentParser:
     """A parser with what all benchmarks have in common."""
-    parser = argparse.ArgumentParser(f"python -m tests.benchmarks.{name}", description=description)
+    parser = ArgumentParser(f"python -m tests.benchmarks.{name}", description=description)
     parser.add_argument(
         "-o", "--output", type=Path, default=Path(f"out/benchmarks/{name}.json"), help="JSON to write"
     )
-    parser.add_argument("--runs", type=int, default=3, help="how often to measure each figure")
+    parser.add_argument("--runs", type=at_least(1, int), default=3, help="how often to measure each figure")
     return parser
+
+
+def at_least(least: float, kind: type[float] = float) -> Callable[[str], float]:
+    """An argument's type: numbers that are not smaller."""
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"{text} is no {kind.__name__}") from error
+        if not value >= least:
+            raise ArgumentTypeError(f"{text} is less than {least:g}")
+        return value
+
+    return number
 
 
 def spread(values: Iterable[float], digits: int = 3) -> dict[str, float]:
@@ -41,9 +57,10 @@ def spreads(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of all values does not exceed; 0 where there are none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    """The least of the values that is not exceeded by such a share of them. Raises ValueError where there are none."""
+    if not values:
+        raise ValueError("no values, so no percentile")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def write_report(path: Path, figures: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from ndsc.codec.frames import Frame
 from ndsc.codec.runtime import RuntimeOptions
 from ndsc.evaluate.metrics import psnr
 from tests.benchmarks import content
-from tests.benchmarks.report import arguments, spread, write_report
+from tests.benchmarks.report import arguments, at_least, spread, write_report
 from tests.contract.encoder_peer import Peer, serve
 from tests.robustness.history import read_histories
 from tests.robustness.processes import Service
@@ -37,8 +37,10 @@ START_TIMEOUT_S: Final = 60.0
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and report."""
     parser = arguments("speed", __doc__)
-    parser.add_argument("--frames", type=int, default=150, help="of the running node, more than 10")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds over the pictures")
+    parser.add_argument(
+        "--frames", type=at_least(2 + WARM_UP_FRAMES, int), default=150, help="of the running node"
+    )
+    parser.add_argument("--repeats", type=at_least(1, int), default=5, help="timed rounds over the pictures")
     chosen = parser.parse_args(argv)
     left, right = (content.drive(view, WIDTH, HEIGHT) for view in ("left", "right"))
     bundle = Bundle.load(default_bundle_path())

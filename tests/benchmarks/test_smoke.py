@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ndsc.v1 import catalog_pb2
+from ndsc.v1.catalog_pb2 import StreamInfo
 from tests.benchmarks import content, freshness, overhead, rate, speed
+from tests.benchmarks.cameras import Traffic
 from tests.benchmarks.freshness import Run
 from tests.benchmarks.load import null_load, real_load
-from tests.benchmarks.measured import Load, measure
+from tests.benchmarks.measured import AccountError, Load, _check_account, measure
 from tests.benchmarks.rate import Sent
 from tests.benchmarks.report import percentile, spread
 from tests.pki import Authority
@@ -23,6 +26,7 @@ async def test_load_counts_every_frame(kind: str, tmp_path: Path) -> None:
     figures = await measure(load, tmp_path)
     assert figures["sent"] + figures["dropped"] == load.cameras * load.fps * load.seconds
     assert figures["decoded"] == figures["sent"] > 0
+    assert figures["decoded_fps"] == pytest.approx(figures["offered_fps"], rel=0.4)
     assert 0 < figures["age_p50_ms"] <= figures["age_p99_ms"] <= figures["age_max_ms"]
     assert 0 < figures["health_p50_ms"] <= figures["health_max_ms"]
     assert figures["batch_mean_frames"] >= 1
@@ -104,5 +108,32 @@ def test_deviations_and_usage_are_of_the_settled_part() -> None:
 
 def test_figures_are_summed_up() -> None:
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "least": 1.0, "most": 3.0}
-    assert [percentile(range(1, 101), share) for share in (0.0, 0.5, 0.99, 1.0)] == [1, 51, 100, 100]
-    assert percentile([], 0.5) == 0
+    assert [percentile(range(1, 101), share) for share in (0.0, 0.5, 0.99, 1.0)] == [1, 50, 99, 100]
+    assert percentile([3.0, 1.0], 0.5) == 1
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 0.5)
+
+
+def test_too_little_is_refused_before_it_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    for benchmark, option, value in (
+        (freshness.main, "--seconds", "2"),
+        (rate.main, "--seconds", "nan"),
+        (speed.main, "--frames", "11"),
+        (speed.main, "--runs", "0"),
+    ):
+        with pytest.raises(SystemExit):
+            benchmark([option, value])
+        assert f"argument {option}: {value} is less than" in capsys.readouterr().err
+
+
+def account(**differing: int) -> StreamInfo:
+    numbers = {"received": 8, "decoded": 6, "failed": 1, "abandoned": 1, "dropped": 2} | differing
+    return StreamInfo(camera="a", kind=catalog_pb2.STREAM_KIND_CAMERA, **numbers)
+
+
+def test_accounts_that_differ_are_noticed() -> None:
+    traffic = Traffic(sent=8, dropped=3, reported_drops=2, acked=8, failed=1)
+    _check_account(account(), traffic)
+    for lie in ({"dropped": 0}, {"received": 7}, {"decoded": 5}, {"failed": 0, "decoded": 7}):
+        with pytest.raises(AccountError, match="a: sent, settled"):
+            _check_account(account(**lie), traffic)
