@@ -57,7 +57,7 @@ def spreads(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least of the values that is not exceeded by such a share of them. Raises ValueError where there are none."""
+    """The least value that such a share of all does not exceed. Raises ValueError where there are none."""
     if not values:
         raise ValueError("no values, so no percentile")
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
