@@ -27,9 +27,10 @@ from ndsc.codec.errors import NdscError
 from training.checkpoint import Checkpoint, CheckpointError, digest
 from training.config import TrainConfig
 from training.data import Batch, TrainingData, fingerprint, load_pairs, render_drives
+from training.fitting import fit
 from training.model import SideFeatures
 from training.ranks import Ranks
-from training.run import TrainingError, pick_device, schedule
+from training.run import pick_device
 from training.scalar_codec import ScalarCodec, distortion_of, distortion_weights
 from training.train import DRIVES_SEED
 from training.validation import validate, validation_views
@@ -74,21 +75,15 @@ def fit_rate_model(
     """
     learned = list(codec.rate_model.parameters())
     optimizer = torch.optim.AdamW(learned, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    timing = replace(config, steps=steps, learning_rate_warmup_steps=steps // 20)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate * schedule(timing, step)
+
+    def loss_at(step: int) -> Tensor:
         batch = data.batch(config, codec.config.levels, step)
         with torch.no_grad():
             quantized = codec.quantizer(codec.encoder(batch.source), batch.level)
-        bits = codec.rate_model(quantized, batch.level).sum((1, 2, 3))
-        loss = bits.log().mean()
-        if not bool(loss.isfinite()):
-            raise TrainingError(f"the loss is {float(loss.detach())} at step {step}: lower --learning-rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
-        advance()
+        bits: Tensor = codec.rate_model(quantized, batch.level).sum((1, 2, 3))
+        return bits.log().mean()
+
+    fit(learned, optimizer, steps, loss_at, lambda *_: advance())
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ from training.experiments.recipe import (
     use_threads,
 )
 from training.experiments.slepian_wolf.lengths import FAILURE, LOST, price
-from training.experiments.slepian_wolf.network import ConditionalRate
+from training.experiments.slepian_wolf.network import ConditionalRate, Cost
+from training.fitting import fit as fit_steps
 from training.plotting import COLOURS, new_figure, save_figure
-from training.run import schedule
 from training.scalar_codec import ScalarCodec, build
 from training.validation import validation_views
 
@@ -77,28 +77,24 @@ def fit(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=dials.learning_rate, weight_decay=1e-4)
     config = TrainConfig(
-        steps=dials.steps,
-        learning_rate_warmup_steps=dials.steps // 20,
         batch_size=dials.batch_size,
         side_dropout=0.0,
         synthetic_share=0.0 if data.pair_count else 1.0,
         seed=dials.seed,
     )
     task = progress.add_task(name, total=dials.steps)
-    for step in range(dials.steps):
-        optimizer.param_groups[0]["lr"] = dials.learning_rate * schedule(config, step)
+
+    def loss_at(step: int) -> Tensor:
         batch = data.batch(config, codec.config.levels, step)
         numbers = model.indices(batch.source, batch.level)
         present = torch.full_like(batch.present, float(sees_y))
-        cost = model(numbers, batch.side, batch.level, present)
-        loss = (cost.given.sum((1, 2, 3)) / cost.own.sum((1, 2, 3))).mean()
-        if not bool(loss.isfinite()):
-            raise RecipeError(f"the loss of {name} is not finite at step {step}: lower --learning-rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        progress.update(task, completed=step + 1, description=f"{name}: {float(loss.detach()):.3f}")
+        cost: Cost = model(numbers, batch.side, batch.level, present)
+        return (cost.given.sum((1, 2, 3)) / cost.own.sum((1, 2, 3))).mean()
+
+    def advance(done: int, loss: float) -> None:
+        progress.update(task, completed=done, description=f"{name}: {loss:.3f}")
+
+    fit_steps(trained, optimizer, dials.steps, loss_at, advance)
     return model.eval()
 
 
