@@ -67,6 +67,21 @@ def test_before_training_it_is_the_codec_s_own_rate(model: ConditionalRate) -> N
     assert bool((cost.dispersion >= 0).all())
 
 
+def test_an_index_that_is_always_0_has_no_dispersion(model: ConditionalRate) -> None:
+    x, y, level = frames()
+    numbers = torch.zeros_like(model.indices(x, level))
+    with torch.no_grad():
+        for _, network in model.codec.rate_model.networks():
+            network.head.weight.zero_()
+            network.head.bias.zero_()
+        model.codec.rate_model.first_mean.zero_()
+        model.codec.rate_model.first_scale.zero_()
+        cost = model(numbers, y, level, torch.ones(2))
+    assert float(cost.given.max()) < 0.01
+    assert float(cost.entropy.max()) < 0.01
+    assert float(cost.dispersion.max()) < 0.01
+
+
 def test_y_is_seen_only_where_it_is_there(model: ConditionalRate) -> None:
     x, y, level = frames()
     numbers = awake(model).indices(x, level)

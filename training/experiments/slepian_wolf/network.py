@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ndsc.codec.prior import FREQUENCY_BITS
 from ndsc.codec.scalar_prior import GROUPS
 from training.integer import bounded
 from training.layers import Pointwise
@@ -89,7 +90,9 @@ class ConditionalRate(nn.Module):
         with torch.no_grad():
             every = torch.arange(-bound, bound + 1, device=values.device).view(-1, 1, 1, 1, 1)
             bits = table_bits(every, mean[None], scale[None], bound)
-            mass = torch.exp2(-bits)
+            # Without the least frequency that a table gives to what never comes: in thousands of indices that are
+            # always 0 it would be most of what is expected of them.
+            mass = (torch.exp2(-bits) - 2.0**-FREQUENCY_BITS).clamp_min(0)
             mass /= mass.sum(0)
             entropy = (mass * bits).sum(0)
             cost.entropy[of.at] = entropy
