@@ -14,7 +14,7 @@ import pytest
 
 from training.experiments.recipe import Results, Row, markdown_table
 
-WITH_FULL_RESULTS = (
+RECIPES = (
     "ablation",
     "binary",
     "bound",
@@ -23,10 +23,10 @@ WITH_FULL_RESULTS = (
     "gradients",
     "multiview",
     "one_rate",
+    "slepian_wolf",
     "sources",
     "stereo",
 )
-RECIPES = (*WITH_FULL_RESULTS, "slepian_wolf")
 SMOKE_BOUND_S = 60
 """On two cores."""
 
@@ -53,7 +53,7 @@ def test_smoke(recipe: str, tmp_path: Path) -> None:
         assert len(list(csv.DictReader(file))) == len(record["rows"])
 
 
-@pytest.mark.parametrize("recipe", WITH_FULL_RESULTS)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_full_results_are_in_the_project_with_the_command_that_made_them(recipe: str) -> None:
     folder = Path(__file__).parents[2] / "docs" / "results" / recipe
     record = json.loads((folder / "results.json").read_text())
