@@ -19,7 +19,7 @@ from ndsc.codec.errors import NdscError
 from training.config import ModelConfig, TrainConfig
 from training.scalar_codec import Codec, build
 
-FINISH_FACTS = ("finish_steps", "finish_data", "finished_from", "left_out")
+FINISH_FACTS = ("finish_steps", "finish_data", "finish_validation", "finished_from", "left_out")
 """What `training.finish` adds to the facts."""
 
 

@@ -83,7 +83,7 @@ def fit_rate_model(
         bits: Tensor = codec.rate_model(quantized, batch.level).sum((1, 2, 3))
         return bits.log().mean()
 
-    fit(learned, optimizer, steps, loss_at, lambda *_: advance())
+    fit("the rate model", learned, optimizer, steps, loss_at, lambda *_: advance())
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,7 @@ def main(
         print(f"level {level}: {len(planes)} of {finished.model_config.stages} planes left out")
     if held_out:
         before, after = (validate(one, held_out, place) for one in (trained, finished))
-        earlier = trained.facts.get("validation", [])
-        finished.facts["validation"] = [*earlier, {"step": trained.step, **after}]
+        finished.facts["finish_validation"] = after
         finished.save(output)
         for level in range(trained.model_config.levels):
             old, new = ((scores["bpp"][level], scores["right"][level]) for scores in (before, after))

@@ -15,6 +15,7 @@ GRADIENT_CLIP = 1.0
 
 
 def fit(
+    name: str,
     learned: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     steps: int,
@@ -24,6 +25,7 @@ def fit(
     """Take `steps` steps of `optimizer`, at its learning rate after a warm-up of a twentieth and down to zero.
 
     Args:
+        name: of what is learned, for an error.
         learned: what is learned; the norm of its gradients is cut to `GRADIENT_CLIP`.
         optimizer: with one group.
         loss_at: the loss of step 0, 1, …
@@ -38,7 +40,9 @@ def fit(
         group["lr"] = highest * schedule(timing, step)
         loss = loss_at(step)
         if not bool(loss.isfinite()):
-            raise TrainingError(f"the loss is {float(loss.detach())} at step {step}: lower --learning-rate")
+            raise TrainingError(
+                f"the loss of {name} is {float(loss.detach())} at step {step}: lower --learning-rate"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learned, GRADIENT_CLIP)

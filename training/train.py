@@ -289,7 +289,7 @@ def main(
     latest = output / "checkpoint"
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         begun = Checkpoint.load(latest)
-        if earlier and begun.facts.get("start") != digest(earlier.averaged)[:16]:
+        if earlier and begun.facts.get("start") != digest(earlier.as_trained().averaged)[:16]:
             raise CheckpointError(
                 f"{output} holds a run that did not start from {start}: give another --output"
             )
@@ -298,7 +298,7 @@ def main(
     elif earlier:
         run.start_from(earlier)
         run.facts["steps_before"] = earlier.step + earlier.facts.get("steps_before", 0)
-        run.facts["start"] = digest(earlier.averaged)[:16]
+        run.facts["start"] = digest(earlier.as_trained().averaged)[:16]
         if "made_anew" in earlier.facts:
             run.facts["made_anew"] = earlier.facts["made_anew"]
     ranks.agree({name: run.facts.get(name) for name in ("data", "start")} | {"step": run.step})

@@ -142,6 +142,7 @@ def test_a_checkpoint_without_one_of_its_files_is_one_line(
     (tmp_path / "run" / f"{lost}.safetensors").unlink()
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         Checkpoint.load(tmp_path / "run")
+    trained.save(tmp_path / "run")
     (tmp_path / "run" / "checkpoint.json").write_text("[]")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         Checkpoint.load(tmp_path / "run")
@@ -218,6 +219,7 @@ def test_the_command_tells_what_it_did_and_writes_a_checkpoint(trained: Checkpoi
     assert facts["finish_steps"] == 4
     assert facts["finish_data"] != facts["data"]
     assert "not the pairs and drives that it was trained on" in done.stderr
-    assert len(facts["validation"]) == 1
+    assert set(facts["finish_validation"]) == {"right", "none", "bpp"}
+    assert "finish_validation" not in Checkpoint.load(tmp_path / "done").as_trained().facts
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (1, f"error: {tmp_path / 'done'} exists: give another -o\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from training.checkpoint import Checkpoint
 from training.experiments.codec.variants import SMOKE, variants
+from training.experiments.one_rate.__main__ import _finished
 from training.experiments.one_rate.level import only_level
 from training.experiments.recipe import RecipeError
 from training.run import Run
@@ -61,6 +63,16 @@ def test_of_a_finished_codec_training_starts_as_before_it_was_finished(many: Che
     run.start_from(one)
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, before.averaged[name])
+
+
+def test_a_codec_that_is_not_finished_is_refused(many: Checkpoint, tmp_path: Path) -> None:
+    many.save(tmp_path / "many")
+    with pytest.raises(RecipeError, match="so finish it first"):
+        _finished(tmp_path / "many")
+    replace(many, optimizer={}, facts={**many.facts, "finish_steps": 1}).save(tmp_path / "finished")
+    assert _finished(tmp_path / "finished").finished
+    with pytest.raises(RecipeError, match="give --start"):
+        _finished(None)
 
 
 def test_its_prior_can_code(many: Checkpoint) -> None:

@@ -79,7 +79,9 @@ def test_an_index_that_is_always_0_has_no_dispersion(model: ConditionalRate) -> 
         cost = model(numbers, y, level, torch.ones(2))
     assert float(cost.given.max()) < 0.01
     assert float(cost.entropy.max()) < 0.01
-    assert float(cost.dispersion.max()) < 0.03  # its neighbours: 2 · 4.5e-5 · 13² bits²; least frequencies 0.12
+    assert (
+        float(cost.dispersion.max()) < 0.03
+    )  # its neighbours: 2 · 4.5e-5 · 13² bits²; least frequencies 0.12
 
 
 def test_y_is_seen_only_where_it_is_there(model: ConditionalRate) -> None:

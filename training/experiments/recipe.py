@@ -156,16 +156,18 @@ def use_threads(threads: int) -> None:
 def pick_device(name: str) -> torch.device:
     """The device of a `--device` option, for recipes of one process.
 
-    Raises RecipeError for another name than cpu and cuda, when it asks for CUDA and there is none, or when
+    Raises RecipeError for a name that torch does not know, when it asks for CUDA and there is none, or when
     torchrun has started several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError("this recipe runs in one process: start it without torchrun")
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise RecipeError(f"--device {name}: cpu or cuda")
+    try:
+        place = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"--device {name}: cpu or cuda") from error
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError("this torch finds no CUDA device: give --device cpu, or install a CUDA build")
-    return torch.device(name)
+    return place
 
 
 def run(main: Callable[..., None]) -> None:

@@ -49,7 +49,7 @@ class Dials:
     rate_learning_rate: float = 2e-3
     """These four are half of what a codec is trained with from the start."""
     finish_steps: int = 600
-    """Of each of two fits of `training.finish` afterwards, which the codec of many rates has had too."""
+    """Of each of two fits of `training.finish` afterwards. The codec of many rates has had its own."""
     precision: Precision = "fp32"
     seed: int = 0
 
@@ -123,6 +123,7 @@ def main(
         f"{len(pairs)} training pairs, {len(held_out)} measured; weights {digest(many.averaged)[:16]}",
         "excess: bytes that the codec of many rates takes more at the PSNR of the one for this rate, percent",
         "intervals: 95 % bootstrap over pictures; they hold no spread of training runs",
+        f"finished in 2 x {dials.finish_steps} steps, of many rates in 2 x {many.facts.get('finish_steps', 0)}",
     ]
     seconds = sum(float(row["seconds"] or 0) for row in rows)
     results = Results("one_rate", asdict(dials), smoke, device, rows, notes, seconds)

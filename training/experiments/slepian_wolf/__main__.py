@@ -71,7 +71,10 @@ class Measured:
 def fit(
     codec: ScalarCodec, data: TrainingData, dials: Dials, *, sees_y: bool, progress: Progress, name: str
 ) -> ConditionalRate:
-    """Train the correction on the frozen codec's indices, for the mean of H(Z|Y) / H(Z)."""
+    """Train the correction on the frozen codec's indices, for the mean of H(Z|Y) / H(Z).
+
+    Raises TrainingError when the loss is not finite.
+    """
     torch.manual_seed(dials.seed)
     model = ConditionalRate(codec, dials.width).to(data.device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -94,7 +97,7 @@ def fit(
     def advance(done: int, loss: float) -> None:
         progress.update(task, completed=done, description=f"{name}: {loss:.3f}")
 
-    fit_steps(trained, optimizer, dials.steps, loss_at, advance)
+    fit_steps(name, trained, optimizer, dials.steps, loss_at, advance)
     return model.eval()
 
 
