@@ -63,7 +63,7 @@ def train_variant(
     data = TrainingData([] if of_drive else pairs, pairs if of_drive else [], device)
     run = Run(variant.model, replace(variant.train, seed=seed), device)
     run.facts["data"] = fingerprint(pairs)
-    run.facts["start"] = digest(start.averaged) if start else None
+    run.facts["start"] = digest(start.as_trained().averaged) if start else None
     latest = folder / "checkpoint"
     if latest.exists() or latest.with_name("checkpoint.old").exists():
         begun = Checkpoint.load(latest)
